@@ -1,0 +1,93 @@
+"""What no density can be fitted to, found before training: non-finite values, constant columns, atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowzoo.data._data import Data
+
+ATOM_FRACTION = 0.01  # above this share of identical values a column has no density worth the name
+_ATOM_ROWS = 200_000  # an atom of 1 % shows in a sample of this size beyond doubt
+
+
+def check(data: Data) -> None:
+    """Refuse data that has no density, in one line that names the column and counts the rows.
+
+    Raises:
+        ValueError: for no events, NaN or infinite values (event or context), integer data outside its levels,
+            constant columns or atoms of continuous data.
+    """
+    assert data.context is not None
+    if len(data) == 0:
+        raise ValueError("the dataset has no events")
+    names = _names(data.names, data.x, "x")
+    _finite(data.x, names)
+    _finite(data.context, _names(data.context_names, data.context, "context"))
+    if data.levels is not None:
+        low, step, count = data.levels
+        k = (data.x.double() - low) / step
+        bad = ((k < 0) | (k > count - 1) | (k != k.round())).flatten(1).any(1)
+        if bool(bad.any()):
+            raise ValueError(
+                f"{int(bad.sum())} of {len(bad)} events have values outside the declared levels "
+                f"{low:g}, {low + step:g}, ..., {low + step * (count - 1):g}"
+            )
+        return
+    for column, name in zip(_columns(data.x), names, strict=True):
+        _constant(column, name)
+        _atom(column, name)
+
+
+def _finite(x: Tensor, names: Sequence[str]) -> None:
+    if not x.is_floating_point():
+        return
+    for column, name in zip(_columns(x), names, strict=True):
+        bad = ~torch.isfinite(column).flatten(1).all(1)
+        if bool(bad.any()):
+            nan = int(torch.isnan(column).flatten(1).any(1).sum())
+            raise ValueError(
+                f"column '{name}': {int(bad.sum())} of {len(bad)} rows are not finite ({nan} NaN). "
+                "Remove them, or declare the value that means missing."
+            )
+
+
+def _constant(column: Tensor, name: str) -> None:
+    if len(column) > 1 and bool((column == column.flatten()[0]).all()):
+        raise ValueError(
+            f"column '{name}': all {len(column)} rows are {float(column.flatten()[0]):g}; a constant has no density. "
+            "Leave it out of x."
+        )
+
+
+def _atom(column: Tensor, name: str) -> None:
+    values = column.flatten()
+    if len(values) < 2 / ATOM_FRACTION:
+        return
+    sample = values[:: max(1, len(values) // _ATOM_ROWS)]
+    unique, counts = torch.unique(sample, return_counts=True)
+    top = unique[counts.argmax()]
+    share = float((values == top).double().mean())
+    if share > ATOM_FRACTION:
+        what = "pixels" if column[0].numel() > 1 else "rows"
+        raise ValueError(
+            f"column '{name}': {int((values == top).sum())} of {len(values)} {what} ({share:.0%}) are exactly "
+            f"{float(top):g}, an atom, which has no density. Leave the column out of x, or add a stated noise "
+            "(option `noise` of the dataset: value + f * U(0, 1))."
+        )
+
+
+def _columns(x: Tensor) -> list[Tensor]:
+    """Columns of a vector, channels of an image, each ``(N, ...)`` with at least one trailing axis."""
+    if x.ndim == 2:
+        return [x[:, i : i + 1] for i in range(x.shape[1])]
+    if x.ndim >= 4:
+        return [x[:, i] for i in range(x.shape[1])]
+    return [x.reshape(len(x), -1)]
+
+
+def _names(names: Sequence[str], x: Tensor, kind: str) -> list[str]:
+    count = len(_columns(x))
+    return list(names) if len(names) == count else [f"{kind}[{i}]" for i in range(count)]

@@ -1,0 +1,143 @@
+"""``Data``: what a dataset's ``load`` returns. The rest of the house knows data only through this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Size, Tensor
+
+from flowzoo.bijectors import Bijector
+
+
+class Levels(NamedTuple):
+    """The values that integer data can take: ``low + step * k`` for k = 0 .. count - 1. Declared, never fitted."""
+
+    low: float
+    step: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """Events with their contexts, in physical units, before any split.
+
+    Args:
+        x: ``(N, *event)``, float or integer (then ``levels`` is required).
+        context: ``(G, *context)``, one row per group of events that share it, or ``(N, *context)``;
+            None for unconditional data.
+        context_index: ``(N,)``, the row of ``context`` of each event; by default event i has row i.
+        groups: ``(N,)`` integers: what a split may not tear apart (a simulation, a galaxy, a patient) and over
+            which errors are taken. By default each event is its own group.
+        names: a name per column of a vector event, or per channel of an image.
+        units: as ``names``.
+        context_names: a name per column of the context.
+        context_units: as ``context_names``.
+        levels: for integer data, the values that it can take.
+        periodic: axes of an event (0 is the first) along which it is periodic.
+        augment: symmetries that leave the density unchanged: ``"flip"``, ``"quarter_turn"``, ``"shift"``.
+        x_map: unfitted map to network units; None chooses a standardisation (for integer data a logit before it).
+        context_map: the same for the context.
+        given_split: ``(N,)`` of 0 (train), 1 (validation), 2 (test), when the field has an official split.
+        prior: distribution of theta, where the context is a parameter.
+        simulate: ``simulate(theta, generator) -> x``, where fresh data can be had.
+        true_log_prob: ``true_log_prob(x, context) -> (N,)``, where the truth is known.
+        references: reference posteriors and the like, by name.
+        notes: what the loader did to the data (rows left out, floors, noise added); kept in every record.
+    """
+
+    x: Tensor
+    context: Tensor | None = None
+    context_index: Tensor | None = None
+    groups: Tensor | None = None
+    names: Sequence[str] = ()
+    units: Sequence[str] = ()
+    context_names: Sequence[str] = ()
+    context_units: Sequence[str] = ()
+    levels: Levels | None = None
+    periodic: Sequence[int] = ()
+    augment: Sequence[str] = ()
+    x_map: Bijector | None = None
+    context_map: Bijector | None = None
+    given_split: Tensor | None = None
+    prior: Any = None
+    simulate: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    true_log_prob: Callable[[Tensor, Tensor], Tensor] | None = None
+    references: dict[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.x)
+        if self.context is None:
+            object.__setattr__(self, "context", torch.zeros(1, 0))
+            object.__setattr__(self, "context_index", torch.zeros(count, dtype=torch.long))
+        assert self.context is not None
+        if self.context_index is None:
+            if len(self.context) != count:
+                raise ValueError(
+                    f"context must have one row per event; got {len(self.context)} rows for {count} events. "
+                    "Give context_index if several events share a row."
+                )
+            object.__setattr__(self, "context_index", torch.arange(count))
+        if self.groups is None:
+            object.__setattr__(self, "groups", torch.arange(count))
+        for name in ("context_index", "groups", "given_split"):
+            column = getattr(self, name)
+            if column is not None and len(column) != count:
+                raise ValueError(f"{name} must have one entry per event; got {len(column)} for {count} events")
+        assert self.context_index is not None
+        if count and int(self.context_index.max()) >= len(self.context):
+            raise ValueError(
+                f"context_index points to row {int(self.context_index.max())}; context has {len(self.context)}"
+            )
+        if not self.x.is_floating_point() and self.levels is None:
+            raise ValueError(f"x is {self.x.dtype}: integer data must declare levels=(low, step, count)")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def event_shape(self) -> Size:
+        """Shape of one event."""
+        return self.x.shape[1:]
+
+    @property
+    def context_shape(self) -> Size:
+        """Shape of one context."""
+        assert self.context is not None
+        return self.context.shape[1:]
+
+    def select(self, rows: Tensor) -> Data:
+        """The same data, with these events only."""
+        assert self.context_index is not None
+        assert self.groups is not None
+        return replace(
+            self,
+            x=self.x[rows],
+            context_index=self.context_index[rows],
+            groups=self.groups[rows],
+            given_split=None if self.given_split is None else self.given_split[rows],
+        )
+
+    def describe(self) -> str:
+        """One line for a person."""
+        groups = len(torch.unique(self.groups)) if self.groups is not None else len(self)
+        context = f"given {prod(self.context_shape)} numbers" if prod(self.context_shape) else "no context"
+        shape = "x".join(str(n) for n in self.event_shape)
+        return f"{len(self)} events of {shape}, {context}, {groups} groups"
+
+
+class DatasetConfig(Protocol):
+    """What a dataset's file registers: a frozen dataclass of its options with ``load``."""
+
+    def load(self) -> Data:
+        """Read or make the data.
+
+        Raises:
+            FileNotFoundError: if a file that an option names is not there.
+            ValueError: if the data do not fit what the options say of them.
+        """
+        ...

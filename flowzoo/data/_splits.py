@@ -1,0 +1,177 @@
+"""``Splits``: train, validation and test, frozen by group and seed, hashed, on the device once."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from flowzoo.bijectors import Bijector, Compose, Identity, Logit, Standardize
+from flowzoo.data._augment import augment
+from flowzoo.data._checks import check
+from flowzoo.data._data import Data, Levels
+from flowzoo.seeding import generator as make_generator
+
+FRACTIONS = (0.7, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the data, resident on one device. Contexts are stored once and looked up by index."""
+
+    x: Tensor
+    contexts: Tensor
+    context_index: Tensor
+    groups: Tensor
+    levels: Levels | None
+    symmetries: Sequence[str]
+    noise_seed: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Events and contexts of a training batch, freshly dequantised and augmented; never waits for the host.
+
+        Args:
+            index: ``(n,)`` positions in this split, on its device.
+            generator: on its device too.
+        """
+        x, context = self.x[index], self.contexts[self.context_index[index]]
+        if self.levels is not None:
+            noise = torch.rand(x.shape, generator=generator, device=x.device)
+            x = x + self.levels.step * noise
+        if self.symmetries:
+            x = augment(x, self.symmetries, generator)
+        return x, context
+
+    @cached_property
+    def fixed(self) -> Tensor:
+        """All events with one fixed draw of dequantisation noise, for evaluation."""
+        if self.levels is None:
+            return self.x
+        source = make_generator(self.noise_seed, "dequantise")
+        return self.x + self.levels.step * torch.rand(self.x.shape, generator=source).to(self.x.device)
+
+    @property
+    def context(self) -> Tensor:
+        """The context of every event, ``(n, *context)``."""
+        return self.contexts[self.context_index]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts of a dataset and the maps fitted on the first.
+
+    ``hash`` is the SHA-256 of the data and of which event went where: two results are comparable if it is equal.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    data: Data
+    hash: str
+    seed: int
+
+    @classmethod
+    def make(
+        cls,
+        data: Data,
+        *,
+        seed: int = 0,
+        fractions: tuple[float, float, float] = FRACTIONS,
+        device: torch.device | str = "cpu",
+    ) -> Splits:
+        """Check the data, split it by group, move it to the device.
+
+        Args:
+            data: what a dataset's ``load`` returns.
+            seed: of the permutation of the groups; the same seed gives the same split on every machine.
+            fractions: of the groups that go to train, validation and test.
+            device: where the tensors will live.
+
+        Raises:
+            ValueError: if the data has no density (see ``flowzoo.data``), or fewer than three groups.
+        """
+        check(data)
+        part = _assign(data, seed, fractions)
+        digest = hashlib.sha256()
+        for tensor in (data.x, data.context, data.context_index, data.groups, part):
+            assert tensor is not None
+            digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        x = data.x if data.levels is not None else data.x.float()
+        splits = []
+        for k in range(3):
+            rows = (part == k).nonzero().flatten()
+            chosen = data.select(rows)
+            assert chosen.context is not None
+            assert chosen.context_index is not None
+            assert chosen.groups is not None
+            splits.append(
+                Split(
+                    x=x[rows].float().to(device),
+                    contexts=chosen.context.float().to(device),
+                    context_index=chosen.context_index.to(device),
+                    groups=chosen.groups.to(device),
+                    levels=data.levels,
+                    symmetries=tuple(data.augment) if k == 0 else (),
+                    noise_seed=seed * 3 + k,
+                )
+            )
+        return cls(*splits, data=data, hash=digest.hexdigest()[:16], seed=seed)
+
+    def maps(self) -> tuple[Bijector, Bijector]:
+        """Fresh ``(x_map, context_map)``, fitted on the training split alone."""
+        data, train = self.data, self.train
+        x_map = copy.deepcopy(data.x_map) if data.x_map is not None else _default_map(data)
+        context_map = copy.deepcopy(data.context_map)
+        if context_map is None:
+            shape = data.context_shape
+            context_map = Standardize(shape) if shape.numel() else Identity()
+        device = train.x.device
+        x_map, context_map = x_map.to(device), context_map.to(device)
+        x_map.fit(train.fixed, data.names)
+        # Each context row counts once, however many events share it.
+        context_map.fit(train.contexts[torch.unique(train.context_index)], data.context_names)
+        return x_map, context_map
+
+
+def _default_map(data: Data) -> Bijector:
+    if data.levels is None:
+        return Standardize(data.event_shape)
+    low, step, count = data.levels
+    return Compose(Logit(low, low + step * count), Standardize(data.event_shape))
+
+
+def _assign(data: Data, seed: int, fractions: tuple[float, float, float]) -> Tensor:
+    """``(N,)`` of 0, 1, 2: the part of each event, whole groups together."""
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions must be three numbers that add up to 1; got {fractions}")
+    assert data.groups is not None
+    source = make_generator(seed, "split")
+    if data.given_split is not None:
+        part = data.given_split.clone().long()
+        if not bool((part == 1).any()):  # an official split without validation: take it from the training part
+            train = torch.unique(data.groups[part == 0])
+            share = fractions[1] / (fractions[0] + fractions[1])
+            count = max(1, round(share * len(train)))
+            chosen = train[torch.randperm(len(train), generator=source)[:count]]
+            part[(part == 0) & torch.isin(data.groups, chosen)] = 1
+        return part
+    labels, inverse = torch.unique(data.groups, return_inverse=True)
+    total = len(labels)
+    if total < 3:
+        raise ValueError(f"a split needs at least 3 groups; the data has {total}")
+    test = max(1, round(fractions[2] * total))
+    validation = max(1, round(fractions[1] * total))
+    order = torch.randperm(total, generator=source)
+    part_of_group = torch.zeros(total, dtype=torch.long)
+    part_of_group[order[:test]] = 2
+    part_of_group[order[test : test + validation]] = 1
+    return part_of_group[inverse]

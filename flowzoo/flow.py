@@ -1,0 +1,277 @@
+"""``ConditionalFlow``: a density q(x | context) in the units of the data.
+
+A model implements two maps on flat batches in network units, ``_to_latent`` and ``_to_data`` (and, if it has one,
+a learned ``_base`` and a data-dependent ``_initialize``). Everything that a user calls is built here, once: shape
+checks, broadcasting, chunking, the maps between data units and network units, the generator.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Size, Tensor, nn
+
+from flowzoo.bijectors import Bijector, Identity
+
+
+@dataclass(frozen=True)
+class DiagonalNormal:
+    """The base p(z): independent normals, one per latent; ``loc`` and ``log_scale`` broadcast to ``(N, *event)``.
+
+    Anything richer than this is a layer of the flow, so that the sampler and the density cannot disagree.
+    """
+
+    loc: Tensor | float = 0.0
+    log_scale: Tensor | float = 0.0
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """``(N, *event)`` to ``(N,)``, in nats."""
+        log_scale = torch.as_tensor(self.log_scale, dtype=z.dtype, device=z.device)
+        standard = (z - self.loc) * torch.exp(-log_scale)
+        each = -0.5 * standard.square() - log_scale - 0.5 * math.log(2 * math.pi)
+        return each.flatten(1).sum(1)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard-normal noise to a draw of this base."""
+        log_scale = torch.as_tensor(self.log_scale, dtype=noise.dtype, device=noise.device)
+        return noise * torch.exp(log_scale) + self.loc
+
+
+class ConditionalFlow(nn.Module):
+    r"""A conditional normalizing flow.
+
+    .. math:: \log q(x \mid c) = \log p_z\bigl(f(m(x); c)\bigr)
+              + \log\lvert\det \partial f/\partial m\rvert + \log\lvert\det \partial m/\partial x\rvert
+
+    with f the model, m the fixed map ``x_map`` and :math:`p_z` the base (Papamakarios et al. 2021, section 2).
+
+    Args:
+        event_shape: what the density is over, such as ``(10,)`` or ``(1, 64, 64)``.
+        context_shape: what it is conditioned on; ``(0,)`` is unconditional, and then ``context=None`` is allowed.
+        x_map: fixed map between data units and network units; the identity by default.
+        context_map: the same for the context (its Jacobian plays no part in the density).
+    """
+
+    #: how many training events ``initialize`` is shown; None: all of them
+    init_events: ClassVar[int | None] = 4096
+    #: why a training step of this model has to wait for the host, or None if it does not
+    host_sync: ClassVar[str | None] = None
+    #: numbers per chunk when no gradient is wanted: bounds the memory of sampling and scoring
+    chunk_elements: int = 2**19
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int] = (0,),
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = Size(event_shape)
+        self.context_shape = Size(context_shape)
+        if len(self.event_shape) == 0 or prod(self.event_shape) == 0:
+            raise ValueError(f"event_shape must have at least one dimension; got {tuple(event_shape)}")
+        self.x_map = x_map if x_map is not None else Identity()
+        self.context_map = context_map if context_map is not None else Identity()
+        # Set by `flowzoo.build`, so that a checkpoint can build the same flow again.
+        self.recipe: dict[str, Any] | None = None
+
+    # -- what a model implements, on (N, *event) and (N, *context) in network units ------------------------------
+
+    def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Network units to latent: ``(N, *event)`` and the log|det| ``(N,)``."""
+        raise NotImplementedError
+
+    def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent to network units: ``(N, *event)`` and the log|det| ``(N,)`` of this direction."""
+        raise NotImplementedError
+
+    def _base(self, c: Tensor) -> DiagonalNormal:
+        """The base given the context, in network units."""
+        return DiagonalNormal()
+
+    def _initialize(self, u: Tensor, c: Tensor) -> None:
+        """Data-dependent initialisation; nothing by default."""
+
+    # -- what a user calls ----------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The log-density; the training path, so that hooks, DDP and ``torch.compile`` see it. See ``log_prob``."""
+        x, context, batch = self._match(x, context, "x", self.event_shape)
+
+        def score(x: Tensor, context: Tensor) -> tuple[Tensor]:
+            z, log_det, c = self._encode(x, context)
+            return (self._base(c).log_prob(z) + log_det,)
+
+        return self._chunked(score, x, context)[0].reshape(batch)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log q(x | context) in nats per event, in data units.
+
+        Args:
+            x: ``(*B, *event)``; batch shapes broadcast against the context's.
+            context: ``(*B, *context)``, or None for an unconditional flow.
+
+        Returns:
+            ``(*B,)``. A non-finite event gives a non-finite score, and spoils no other.
+
+        Raises:
+            ValueError: if a shape does not end as the flow was built.
+        """
+        return self(x, context)  # type: ignore[no-any-return]
+
+    def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data to latent, with the log|det| of that map, x_map included; shapes as in ``log_prob``."""
+        x, context, batch = self._match(x, context, "x", self.event_shape)
+        z, log_det = self._chunked(lambda x, c: self._encode(x, c)[:2], x, context)
+        return z.reshape(batch + self.event_shape), log_det.reshape(batch)
+
+    def to_data(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent to data, with the log|det| of that map, x_map included; the inverse of ``to_latent``."""
+        z, context, batch = self._match(z, context, "z", self.event_shape)
+        x, log_det = self._chunked(lambda z, c: self._decode(z, self.context_map.to_latent(c)[0]), z, context)
+        return x.reshape(batch + self.event_shape), log_det.reshape(batch)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        context: Tensor | None = None,
+        shape: Sequence[int] = (),
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw events, without gradient.
+
+        Args:
+            context: ``(*B, *context)``; None for an unconditional flow (then ``B`` is empty).
+            shape: how many draws per context.
+            temperature: factor on the standard deviation of the base; 1 samples the density itself.
+            generator: source of the noise, on any device; its draws do not depend on the chunking.
+
+        Returns:
+            ``(*shape, *B, *event)`` in data units. Where a flow has no inverse for a base draw the event is NaN and
+            a warning counts them: nothing is clipped or drawn again in silence.
+        """
+        return self._draw(context, shape, generator, temperature)[0]
+
+    def rsample(
+        self,
+        context: Tensor | None = None,
+        shape: Sequence[int] = (),
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """As ``sample``, with the pathwise gradient (to the context and the parameters)."""
+        return self._draw(context, shape, generator, 1.0)[0]
+
+    def sample_and_log_prob(
+        self,
+        context: Tensor | None = None,
+        shape: Sequence[int] = (),
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draws ``(*shape, *B, *event)`` and their log q ``(*shape, *B)`` in one pass, with pathwise gradient."""
+        return self._draw(context, shape, generator, 1.0)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Data-dependent initialisation (actnorm, closed-form baselines), once, before the first step.
+
+        Args:
+            x: ``(N, *event)`` training events in data units.
+            context: ``(N, *context)``.
+        """
+        x, context, _ = self._match(x, context, "x", self.event_shape)
+        self._initialize(self.x_map.to_latent(x)[0], self.context_map.to_latent(context)[0])
+
+    # -- built once -----------------------------------------------------------------------------------------------
+
+    def _encode(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c = self.context_map.to_latent(context)[0]
+        u, log_slope = self.x_map.to_latent(x)
+        z, log_det = self._to_latent(u, c)
+        return z, log_det + log_slope.flatten(1).sum(1), c
+
+    def _decode(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        u, log_det = self._to_data(z, c)
+        x, log_slope = self.x_map.to_data(u)
+        return x, log_det + log_slope.flatten(1).sum(1)
+
+    def _draw(
+        self, context: Tensor | None, shape: Sequence[int], generator: torch.Generator | None, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        like = next(self._tensors(), torch.empty(0))
+        if context is None:
+            context = like.new_zeros(self.context_shape)
+        if context.shape[context.ndim - len(self.context_shape) :] != self.context_shape:
+            self._refuse("context", context, self.context_shape)
+        batch = Size(shape) + context.shape[: context.ndim - len(self.context_shape)]
+        source = generator.device if generator is not None else like.device
+        noise = torch.randn(*batch, *self.event_shape, generator=generator, device=source, dtype=like.dtype)
+        noise, context, batch = self._match(noise.to(like.device), context, "noise", self.event_shape)
+
+        def draw(noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+            c = self.context_map.to_latent(context)[0]
+            base = self._base(c)
+            z = base.from_noise(noise * temperature)
+            x, log_det = self._decode(z, c)
+            return x, base.log_prob(z) - log_det
+
+        x, log_prob = self._chunked(draw, noise, context)
+        if x.device.type != "meta":
+            lost = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+            if lost:
+                warnings.warn(
+                    f"{lost} of {len(x)} draws have no finite preimage and are NaN: the flow's inverse failed there",
+                    stacklevel=3,
+                )
+        return x.reshape(batch + self.event_shape), log_prob.reshape(batch)
+
+    def _match(
+        self, x: Tensor, context: Tensor | None, name: str, event_shape: Size
+    ) -> tuple[Tensor, Tensor, Size]:
+        """Check, broadcast and flatten: ``(N, *event)``, ``(N, *context)`` and the batch shape."""
+        if not x.is_floating_point():
+            raise ValueError(
+                f"{name} must be floating point; got {x.dtype}. Integer data are dequantised by their dataset."
+            )
+        if x.ndim < len(event_shape) or x.shape[x.ndim - len(event_shape) :] != event_shape:
+            self._refuse(name, x, event_shape)
+        batch = x.shape[: x.ndim - len(event_shape)]
+        if context is None:
+            if prod(self.context_shape) > 0:
+                raise ValueError(f"context must end in {tuple(self.context_shape)}; got None")
+            context = x.new_zeros(batch + self.context_shape)
+        rank = len(self.context_shape)
+        if context.ndim < rank or context.shape[context.ndim - rank :] != self.context_shape:
+            self._refuse("context", context, self.context_shape)
+        context_batch = context.shape[: context.ndim - rank]
+        if batch != context_batch:
+            batch = torch.broadcast_shapes(batch, context_batch)
+            x, context = x.expand(batch + event_shape), context.expand(batch + self.context_shape)
+        count = prod(batch)
+        flat = context.to(x.dtype).reshape(count, *self.context_shape)
+        return x.reshape(count, *event_shape), flat, batch
+
+    def _chunked(self, function: Callable[..., tuple[Tensor, ...]], *flat: Tensor) -> tuple[Tensor, ...]:
+        size = max(1, self.chunk_elements // prod(self.event_shape))
+        if torch.is_grad_enabled() or len(flat[0]) <= size:
+            return function(*flat)
+        parts = [function(*chunk) for chunk in zip(*(t.split(size) for t in flat), strict=True)]
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    def _refuse(self, name: str, came: Tensor, shape: Size) -> None:
+        raise ValueError(f"{name} must end in {tuple(shape)}; got {tuple(came.shape)}")
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.parameters()
+        yield from (b for b in self.buffers() if b.is_floating_point())

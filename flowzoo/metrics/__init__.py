@@ -1,0 +1,22 @@
+"""Metrics: one file each. A file registers a frozen config that is called with an ``Evaluation``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowzoo import config as configs
+from flowzoo.metrics._metric import Column, Evaluation, MetricConfig, NotComputed
+from flowzoo.registry import METRICS
+
+__all__ = ["Column", "Evaluation", "MetricConfig", "NotComputed", "columns", "configure"]
+
+
+def configure(name: str, options: dict[str, Any]) -> MetricConfig:
+    """The config of a metric by name, from its options."""
+    config: MetricConfig = configs.make(METRICS.get(name), options, METRICS.resolve(name))
+    return config
+
+
+def columns() -> dict[str, Column]:
+    """Every column that the installed metrics fill, by name."""
+    return {column.name: column for name in METRICS.names() for column in METRICS.get(name).columns}

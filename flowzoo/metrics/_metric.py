@@ -1,0 +1,80 @@
+"""What a metric is: a frozen config that names what it needs and the columns that it fills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Better = Literal["lower", "higher", "zero", "none"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Args:
+        name: fixed, lower case; DESIGN calls the list.
+        better: which way is better, ``"zero"`` if both are bad, ``"none"`` for a fact that has no side.
+        meaning: one line, with the unit.
+        floor: the column that holds its noise floor, if it has one.
+        good: at this value or better it is good.
+        bad: at this value or worse it is bad; between the two it is doubtful.
+    """
+
+    name: str
+    better: Better
+    meaning: str
+    floor: str | None = None
+    good: float | None = None
+    bad: float | None = None
+
+
+class NotComputed(Exception):
+    """A metric declines, with the reason that stands in the table."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a metric may look at. Tensors are on one device; events and draws are in data units.
+
+    Args:
+        x: ``(N, *event)`` test events, integer data dequantised with a fixed draw.
+        context: ``(N, *context)``.
+        groups: ``(N,)`` group of each test event.
+        scale: ``(*event)``-broadcastable spread of the training events, the unit for distances.
+        log_prob: ``log_prob(x, context) -> (N,)`` of the trained flow, in nats.
+        scores: ``(N,)``, that function at the test events.
+        samples: one draw per test context, or None with ``samples_missing`` saying why. The first
+            ``len(samples)`` contexts are used where that is fewer than N.
+        samples_missing: the reason why there are no draws.
+        true_scores: ``(N,)`` exact log p, where the dataset knows it.
+        step: width of a level for integer data, None for continuous data.
+        generator: for whatever the metric draws; seeded by the cell.
+    """
+
+    x: Tensor
+    context: Tensor
+    groups: Tensor
+    scale: Tensor
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+    scores: Tensor
+    samples: Tensor | None
+    samples_missing: str
+    true_scores: Tensor | None
+    step: float | None
+    generator: torch.Generator
+
+
+class MetricConfig(Protocol):
+    """What a metric's file registers: a frozen dataclass of its options that can be called."""
+
+    columns: ClassVar[tuple[Column, ...]]
+    needs: ClassVar[tuple[str, ...]]
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
+        """Values of its columns; raises ``NotComputed`` with the reason if there is none."""
+        ...

@@ -1,0 +1,101 @@
+"""The zoo: one file a model. A model's file registers a frozen config with ``build`` and ``suggest``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from flowzoo import config as configs
+from flowzoo.bijectors import Bijector
+from flowzoo.flow import ConditionalFlow
+from flowzoo.registry import MODELS
+from flowzoo.seeding import initialisation
+
+
+class ModelConfig(Protocol):
+    """What a model's file registers: a frozen dataclass of its options with this interface."""
+
+    family: ClassVar[str]
+    backend: ClassVar[str]
+    events: ClassVar[str]
+    contexts: ClassVar[str]
+    inverse: ClassVar[str]
+    paper: ClassVar[str]
+
+    def build(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+    ) -> ConditionalFlow:
+        """The flow, with fresh weights. Raises ValueError for shapes that the model cannot take."""
+        ...
+
+    @classmethod
+    def suggest(cls, trial: Any) -> ModelConfig:
+        """A config drawn from the model's search space by an Optuna trial."""
+        ...
+
+
+def configure(name: str, options: dict[str, Any]) -> ModelConfig:
+    """The config of a model by name, from its options.
+
+    Raises:
+        UnknownName, MissingDependency, ConfigError: in one line each, with what exists.
+    """
+    config: ModelConfig = configs.make(MODELS.get(name), options, MODELS.resolve(name))
+    return config
+
+
+def build(
+    name: str,
+    event_shape: Sequence[int],
+    context_shape: Sequence[int] = (0,),
+    *,
+    x_map: Bijector | None = None,
+    context_map: Bijector | None = None,
+    generator: torch.Generator | None = None,
+    **config: Any,
+) -> ConditionalFlow:
+    """Build a flow of the zoo by name.
+
+    Args:
+        name: one of ``flowzoo.MODELS.names()``.
+        event_shape: what the density is over.
+        context_shape: what it is conditioned on; ``(0,)`` for nothing.
+        x_map: fitted map from data units to network units (see ``flowzoo.bijectors``).
+        context_map: the same for the context.
+        generator: source of the initial weights; torch's process-wide generator by default.
+        **config: options of the model.
+
+    Raises:
+        UnknownName: for a name that is not in the zoo.
+        MissingDependency: if the model's backend is not installed.
+        ConfigError: for an option that the model does not have, or a value that does not fit.
+        ValueError: for an event or a context that the model cannot take.
+
+    >>> import torch, flowzoo
+    >>> flow = flowzoo.build("maf", (2,), (3,), num_steps=2, generator=torch.Generator().manual_seed(0))
+    >>> flow.sample(torch.zeros(5, 3), (4,)).shape
+    torch.Size([4, 5, 2])
+    """
+    return build_from(configure(name, config), event_shape, context_shape, x_map, context_map, generator)
+
+
+def build_from(
+    config: ModelConfig,
+    event_shape: Sequence[int],
+    context_shape: Sequence[int],
+    x_map: Bijector | None = None,
+    context_map: Bijector | None = None,
+    generator: torch.Generator | None = None,
+) -> ConditionalFlow:
+    """As ``build``, from a config object."""
+    with initialisation(generator):
+        flow = config.build(event_shape, context_shape, x_map=x_map, context_map=context_map)
+    flow.recipe = {"model": MODELS.name_of(config), "config": configs.to_dict(config)}
+    return flow

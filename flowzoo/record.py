@@ -1,0 +1,144 @@
+"""The record of one cell (dataset, model, seed): one JSON, and a small file of per-event scores beside it.
+
+A record is written once, atomically, when the cell is over; a cell that failed has one too, with its reason. A
+metric that was not computed is absent from ``metrics`` and has its reason in ``missing``: never zero, never NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+SCHEMA = 1
+
+
+class RecordError(ValueError):
+    """A record that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a finished cell.
+
+    Args:
+        dataset: registered name.
+        model: registered name.
+        seed: of initialisation, order and noise.
+        hash: of everything that determines the result (options, split, seed, code version).
+        status: ``"ok"`` or ``"failed"``.
+        reason: why it failed, in one line.
+        metrics: column name to value.
+        missing: column name to the reason why there is no value.
+        n_train: number of training events.
+        n_test: number of test events.
+        split_hash: of the data and the split.
+        config: every option of dataset, model and training.
+        notes: what the loader did to the data, and what the run did otherwise than asked (fewer draws, say).
+        run: device, versions, commit, time: where the numbers come from.
+    """
+
+    dataset: str
+    model: str
+    seed: int
+    hash: str
+    status: str
+    reason: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    n_train: int = 0
+    n_test: int = 0
+    split_hash: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def stem(self) -> str:
+        """File name of the cell, without its ending."""
+        return stem(self.dataset, self.model, self.seed)
+
+
+def stem(dataset: str, model: str, seed: int) -> str:
+    """File name of a cell, without its ending: ``digits.maf.0``."""
+    return f"{dataset}.{model}.{seed}"
+
+
+def save(record: Record, folder: Path, scores: dict[str, Tensor] | None = None) -> Path:
+    """Write a record, its per-event scores first, so that a record's presence means that both are whole.
+
+    Args:
+        record: the finished cell.
+        folder: the ``cells`` folder of a run directory.
+        scores: ``log_prob`` ``(n_test,)`` in nats and ``group`` ``(n_test,)``, in the order of the test split.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if scores is not None:
+        from safetensors.torch import save as to_bytes
+
+        write_atomic(folder / f"{record.stem}.safetensors", to_bytes(scores))
+    path = folder / f"{record.stem}.json"
+    text = json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False, sort_keys=True)
+    write_atomic(path, text.encode())
+    return path
+
+
+def load(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        RecordError: if the file is not a whole record of a schema that this version knows.
+    """
+    try:
+        values = json.loads(path.read_text())
+        names = {f.name for f in dataclasses.fields(Record)}
+        record = Record(**{k: v for k, v in values.items() if k in names})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path}: not a record of a cell ({error}); delete it to run the cell again") from None
+    if record.schema != SCHEMA:
+        raise RecordError(f"{path}: schema {record.schema}; this version of flowzoo reads {SCHEMA}")
+    return record
+
+
+def load_scores(path: Path) -> dict[str, Tensor]:
+    """The per-event scores beside a record's JSON (``log_prob`` and ``group``); empty if the cell failed."""
+    file = path.with_suffix(".safetensors")
+    if not file.exists():
+        return {}
+    from safetensors.torch import load_file
+
+    return load_file(file)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one readable line."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,0 +1,135 @@
+"""The folder is the registry: a file's stem is the name of what it registers.
+
+``names()`` lists the folder without importing anything, so that ``flowzoo --help`` and a misspelt name cost
+nothing; ``get(name)`` imports that one module, whose decorator hands over its class. A package outside flowzoo
+joins by an entry point in the group of the registry. An optional dependency that is missing breaks the entry that
+needs it and no other.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=type)
+
+
+class UnknownName(ValueError):
+    """A name that no file and no entry point provides."""
+
+
+class MissingDependency(ImportError):
+    """An entry exists, but a package that it needs is not installed."""
+
+
+class Registry:
+    """Named classes of one kind, found in one folder.
+
+    Args:
+        kind: what an entry is called in messages, such as ``"model"``.
+        package: the package whose modules are the entries; modules that start with ``_`` are helpers.
+        group: the entry-point group by which other distributions add to it.
+        separator: what stands for the underscore of a file's stem in a name (``"-"``: ``nflows_nsf.py`` is
+            ``nflows-nsf``). Both spellings are understood.
+        aliases: other names that the field uses, mapped to ours.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        package: str,
+        group: str,
+        *,
+        separator: str = "_",
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.package = package
+        self.group = group
+        self.separator = separator
+        self.aliases = dict(aliases or {})
+        self._folder = Path(__file__).parent.joinpath(*package.split(".")[1:])
+        self._classes: dict[str, type] = {}
+
+    def names(self) -> list[str]:
+        """Every name that ``get`` takes, sorted, aliases apart; imports nothing."""
+        own = {self._name(path.stem) for path in self._folder.glob("[!_]*.py")}
+        return sorted(own | self._entry_points().keys())
+
+    def resolve(self, name: str) -> str:
+        """The canonical form of a name: aliases and ``-``/``_`` folded.
+
+        Raises:
+            UnknownName: if there is none, with the nearest names or all of them.
+        """
+        known = self.names()
+        folded = {self._fold(k): k for k in known}
+        folded |= {self._fold(a): target for a, target in self.aliases.items()}
+        if self._fold(name) in folded:
+            return folded[self._fold(name)]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UnknownName(f"unknown {self.kind} '{name}': {hint}known {self.kind}s are {', '.join(known)}")
+
+    def get(self, name: str) -> Any:
+        """The class registered under a name; imports its module only.
+
+        Raises:
+            UnknownName: if no such entry exists.
+            MissingDependency: if the entry's module cannot be imported for want of a package.
+        """
+        name = self.resolve(name)
+        if name not in self._classes:
+            outside = self._entry_points().get(name)
+            try:
+                if outside is not None:
+                    self._classes[name] = outside.load()
+                    self._classes[name]._registered_name = name  # type: ignore[attr-defined]
+                else:
+                    importlib.import_module(f"{self.package}.{self._stem(name)}")
+            except ModuleNotFoundError as error:
+                raise MissingDependency(
+                    f"{self.kind} '{name}' needs the package '{error.name}', which is not installed: "
+                    f"pip install {error.name}"
+                ) from error
+        if name not in self._classes:
+            raise UnknownName(
+                f"{self.package}.{self._stem(name)} registers no {self.kind}; decorate its class with `register`"
+            )
+        return self._classes[name]
+
+    def register(self, cls: T) -> T:
+        """Class decorator of an entry's module; the module's file name is the name."""
+        name = self._name(cls.__module__.rsplit(".", 1)[-1])
+        if name in self._classes and self._classes[name].__module__ != cls.__module__:
+            raise ValueError(f"{self.kind} '{name}' is registered twice, by {self._classes[name]} and {cls}")
+        self._classes[name] = cls
+        cls._registered_name = name  # type: ignore[attr-defined]
+        return cls
+
+    def name_of(self, entry: Any) -> str:
+        """The name under which the class of an object (or a class) is registered."""
+        return str(entry._registered_name)
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.group)}
+
+    def _name(self, stem: str) -> str:
+        return stem.replace("_", self.separator)
+
+    def _stem(self, name: str) -> str:
+        return name.replace("-", "_")
+
+    @staticmethod
+    def _fold(name: str) -> str:
+        return name.lower().replace("-", "_")
+
+
+# What the field's users call a GalacticFlow-style flow; zuko's continuous flow is `ffjord` here.
+MODELS = Registry("model", "flowzoo.models", "flowzoo.models", separator="-", aliases={"cnf": "galacticflow"})
+DATASETS = Registry("dataset", "flowzoo.data", "flowzoo.datasets")
+METRICS = Registry("metric", "flowzoo.metrics", "flowzoo.metrics")
