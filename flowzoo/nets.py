@@ -115,9 +115,16 @@ class ContextConv(nn.Module):
 
 
 def _linear(in_features: int, out_features: int) -> nn.Linear:
-    # torch initialises a layer without inputs with a warning and leaves the bias at a bound of 1/0.
-    layer = nn.Linear(max(in_features, 1), out_features)
-    if in_features == 0:
-        layer = nn.utils.skip_init(nn.Linear, 0, out_features)
-        nn.init.uniform_(layer.bias, -1, 1)
+    if in_features:
+        return nn.Linear(in_features, out_features)
+    # torch warns of a layer without inputs and leaves its bias uninitialised
+    layer = nn.utils.skip_init(nn.Linear, 0, out_features)
+    nn.init.uniform_(layer.bias, -1, 1)
     return layer
+
+
+def widths(hidden_features: int | Sequence[int], depth: int = 2) -> tuple[int, ...]:
+    """The widths of hidden layers from an option that is an int (``depth`` equal layers) or a sequence."""
+    if isinstance(hidden_features, int):
+        return (hidden_features,) * depth
+    return tuple(hidden_features)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from flowzoo.storage import write_atomic
 
 SCHEMA = 1
 
@@ -116,26 +116,6 @@ def load_scores(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     return load_file(file)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all: temporary file, fsync, rename, fsync of the folder."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def one_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowzoo.data._data import Data
+from flowzoo.seeding import generator
 
 ATOM_FRACTION = 0.01  # above this share of identical values a column has no density worth the name
 _ATOM_ROWS = 200_000  # an atom of 1 % shows in a sample of this size beyond doubt
@@ -66,16 +67,21 @@ def _atom(column: Tensor, name: str) -> None:
     values = column.flatten()
     if len(values) < 2 / ATOM_FRACTION:
         return
-    sample = values[:: max(1, len(values) // _ATOM_ROWS)]
+    sample = values
+    if len(values) > _ATOM_ROWS:
+        # At random: a stride that divides the width of an image would see some of its columns alone.
+        source = generator(0, "atoms")
+        sample = values[torch.randint(len(values), (_ATOM_ROWS,), generator=source)]
     unique, counts = torch.unique(sample, return_counts=True)
     top = unique[counts.argmax()]
-    share = float((values == top).double().mean())
+    equal = int((values == top).sum())
+    share = equal / len(values)
     if share > ATOM_FRACTION:
         what = "pixels" if column[0].numel() > 1 else "rows"
         raise ValueError(
-            f"column '{name}': {int((values == top).sum())} of {len(values)} {what} ({share:.0%}) are exactly "
-            f"{float(top):g}, an atom, which has no density. Leave the column out of x, or add a stated noise "
-            "(option `noise` of the dataset: value + f * U(0, 1))."
+            f"column '{name}': {equal} of {len(values)} {what} ({share:.0%}) are exactly {float(top):g}, "
+            "an atom, which has no density. Leave the column out of x, or add a stated noise (option `noise` "
+            "of a table: value + f * U(0, 1); `noise_dex` of maps)."
         )
 
 

@@ -18,7 +18,7 @@ class Levels(NamedTuple):
 
     low: float
     step: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks a Levels for
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,16 @@ class Data:
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if self.x.ndim < 2:
+            raise ValueError(
+                f"x must be (N, *event); got {tuple(self.x.shape)}. A single column is (N, 1): x[:, None]"
+            )
         count = len(self.x)
+        if self.context is not None and self.context.ndim < 2:
+            raise ValueError(
+                f"context must be (N, *context); got {tuple(self.context.shape)}. "
+                "A single column is (N, 1): context[:, None]"
+            )
         if self.context is None:
             object.__setattr__(self, "context", torch.zeros(1, 0))
             object.__setattr__(self, "context_index", torch.zeros(count, dtype=torch.long))
@@ -89,10 +98,9 @@ class Data:
             if column is not None and len(column) != count:
                 raise ValueError(f"{name} must have one entry per event; got {len(column)} for {count} events")
         assert self.context_index is not None
-        if count and int(self.context_index.max()) >= len(self.context):
-            raise ValueError(
-                f"context_index points to row {int(self.context_index.max())}; context has {len(self.context)}"
-            )
+        for row in (int(self.context_index.min()), int(self.context_index.max())) if count else ():
+            if not 0 <= row < len(self.context):
+                raise ValueError(f"context_index points to row {row}; context has {len(self.context)} rows")
         if not self.x.is_floating_point() and self.levels is None:
             raise ValueError(f"x is {self.x.dtype}: integer data must declare levels=(low, step, count)")
 

@@ -124,7 +124,8 @@ class Splits:
                     noise_seed=seed * 3 + k,
                 )
             )
-        return cls(*splits, data=data, hash=digest.hexdigest()[:16], seed=seed)
+        train, validation, test = splits
+        return cls(train, validation, test, data=data, hash=digest.hexdigest()[:16], seed=seed)
 
     def maps(self) -> tuple[Bijector, Bijector]:
         """Fresh ``(x_map, context_map)``, fitted on the training split alone."""
@@ -156,22 +157,45 @@ def _assign(data: Data, seed: int, fractions: tuple[float, float, float]) -> Ten
     assert data.groups is not None
     source = make_generator(seed, "split")
     if data.given_split is not None:
-        part = data.given_split.clone().long()
-        if not bool((part == 1).any()):  # an official split without validation: take it from the training part
-            train = torch.unique(data.groups[part == 0])
-            share = fractions[1] / (fractions[0] + fractions[1])
-            count = max(1, round(share * len(train)))
-            chosen = train[torch.randperm(len(train), generator=source)[:count]]
-            part[(part == 0) & torch.isin(data.groups, chosen)] = 1
-        return part
+        return _official(data.groups, data.given_split.clone().long(), fractions, source)
     labels, inverse = torch.unique(data.groups, return_inverse=True)
     total = len(labels)
     if total < 3:
         raise ValueError(f"a split needs at least 3 groups; the data has {total}")
     test = max(1, round(fractions[2] * total))
     validation = max(1, round(fractions[1] * total))
+    if test + validation >= total:
+        raise ValueError(f"fractions {fractions} of {total} groups leave none for training")
     order = torch.randperm(total, generator=source)
     part_of_group = torch.zeros(total, dtype=torch.long)
     part_of_group[order[:test]] = 2
     part_of_group[order[test : test + validation]] = 1
     return part_of_group[inverse]
+
+
+def _official(
+    groups: Tensor, part: Tensor, fractions: tuple[float, float, float], source: torch.Generator
+) -> Tensor:
+    """The given split, checked; its validation part is drawn from the training part where it has none."""
+    if bool(((part < 0) | (part > 2)).any()):
+        raise ValueError("given_split must hold 0 (train), 1 (validation) and 2 (test) alone")
+    for k, name in ((0, "training"), (2, "test")):
+        if not bool((part == k).any()):
+            raise ValueError(f"the given split has no {name} events (no {k} in given_split)")
+    labels, inverse = torch.unique(groups, return_inverse=True)
+    pairs = torch.unique(3 * inverse + part) // 3
+    torn = int((torch.bincount(pairs, minlength=len(labels)) > 1).sum())
+    if torn:
+        raise ValueError(
+            f"the given split tears {torn} of {len(labels)} groups apart: they have events in several parts. "
+            "Give no groups, or a split that respects them."
+        )
+    if not bool((part == 1).any()):
+        train = torch.unique(groups[part == 0])
+        if len(train) < 2:
+            raise ValueError("the given split has one training group and no validation part to stop by")
+        share = fractions[1] / (fractions[0] + fractions[1])
+        count = min(max(1, round(share * len(train))), len(train) - 1)
+        chosen = train[torch.randperm(len(train), generator=source)[:count]]
+        part[(part == 0) & torch.isin(groups, chosen)] = 1
+    return part

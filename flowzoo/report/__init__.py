@@ -1,0 +1,16 @@
+"""The report of a run: the comparative table, and its renderings."""
+
+from flowzoo.report.render import to_csv, to_latex, to_markdown, to_terminal
+from flowzoo.report.table import Cell, Missing, Table, make_table, read_cells
+
+__all__ = [
+    "Cell",
+    "Missing",
+    "Table",
+    "make_table",
+    "read_cells",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "to_terminal",
+]

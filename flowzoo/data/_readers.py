@@ -1,0 +1,302 @@
+"""Table files column by column, and the option types by which columns and files are named."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from zipfile import BadZipFile
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from flowzoo.config import ConfigError
+from flowzoo.registry import MissingDependency
+
+# -- options, which come as Python values, as text from --set or from YAML
+
+
+def listed(value: Any) -> tuple[Any, ...]:
+    """A tuple from a sequence, from one value, or from text with commas.
+
+    >>> listed("ra, dec"), listed(("ra",)), listed(99), listed("")
+    (('ra', 'dec'), ('ra',), (99,), ())
+    """
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return tuple(word for part in value.split(",") if (word := part.strip()))
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def words(value: Any) -> tuple[str, ...]:
+    """As ``listed``, every item as text: ``parameters=0`` is the name ``"0"``."""
+    return tuple(str(item) for item in listed(value))
+
+
+def pairs(value: Any) -> Any:
+    """A mapping from a mapping, or from text such as ``"sfr=1e-3, z: 0.01"``.
+
+    >>> pairs("sfr=1e-3, z: 0.01")
+    {'sfr': '1e-3', 'z': '0.01'}
+    """
+    if not isinstance(value, str):
+        return {} if value is None else value
+    found = {}
+    for part in listed(value.strip().strip("{}")):
+        # The last colon only, because a name may be a range: cells[0:3].
+        name, sign, amount = part.rpartition("=" if "=" in part else ":")
+        if not sign:
+            raise ValueError(f"expected column=value, with commas between several; got '{part}'")
+        found[name.strip()] = amount.strip()
+    return found
+
+
+def sentinels(value: Any) -> tuple[float | str, ...]:
+    """Values that mean missing. Those that are not finite stay text, because JSON has no number for them."""
+    found: list[float | str] = []
+    for item in listed(value):
+        try:
+            number = float(item)
+        except (TypeError, ValueError):
+            raise ValueError(f"a value that means missing must be a number or nan; got {item!r}") from None
+        found.append(number if math.isfinite(number) else str(number))
+    return tuple(found)
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(words)]
+Whole = Annotated[tuple[int, ...], BeforeValidator(listed)]
+Sentinels = Annotated[tuple[float | str, ...], BeforeValidator(sentinels)]
+Amounts = Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], BeforeValidator(pairs)]
+Labels = Annotated[dict[str, str], BeforeValidator(pairs)]
+
+
+# -- files
+
+
+class Source:
+    """An open table: columns by name, each array read when it is first asked for.
+
+    A 1-D array is a column. A 2-D array ``mag`` has the columns ``mag[0]``, ``mag[1]``, ...; ``mag`` names
+    all of them and ``mag[0:3]`` the first three. The first column asked for says how many rows the table has,
+    and an array of another length is not a column of it.
+    """
+
+    def __init__(self, path: str, arrays: Mapping[str, Any]) -> None:
+        self.path = path
+        self._arrays = arrays
+        self._read: dict[str, np.ndarray] = {}
+        self._rows: tuple[int, str] | None = None
+
+    def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """The named columns in order, 2-D arrays as one entry per column.
+
+        Raises:
+            ConfigError: for a name that is no column, with the columns that there are, or a name given twice.
+        """
+        found: dict[str, np.ndarray] = {}
+        for name in names:
+            for label, column in self._expand(name):
+                if label in found:
+                    raise ConfigError(f"{self.path}: column '{label}' is named twice")
+                found[label] = column
+        return found
+
+    def column(self, name: str) -> np.ndarray:
+        """One column."""
+        found = self.columns([name])
+        if len(found) != 1:
+            raise ConfigError(
+                f"{self.path}: '{name}' is {len(found)} columns where one is needed; name one of them"
+            )
+        return next(iter(found.values()))
+
+    def _expand(self, name: str) -> list[tuple[str, np.ndarray]]:
+        """``(label, column)`` for each column that a name stands for."""
+        base, first, last = name, None, None
+        match = re.fullmatch(r"(.+)\[(\d+)(?::(\d+))?\]", name)
+        if name not in self._arrays and match and match[1] in self._arrays:
+            base, first = match[1], int(match[2])
+            last = int(match[3]) if match[3] else first + 1
+        if base not in self._arrays:
+            self._refuse(name)
+        if base not in self._read:
+            self._read[base] = np.asarray(self._load(base))
+        array = self._read[base]
+        rows = len(array) if array.ndim else 1
+        if self._rows is None:
+            self._rows = rows, name
+        if array.ndim not in (1, 2) or rows != self._rows[0]:
+            raise ConfigError(
+                f"{self.path}: '{base}' has shape {array.shape}, so it is no column beside '{self._rows[1]}' "
+                f"({self._rows[0]} rows); the columns are {self._listing()}"
+            )
+        if array.ndim == 1 and first is None:
+            return [(name, array)]
+        if array.ndim == 1 or (first is not None and not first < (last or 0) <= array.shape[1]):
+            self._refuse(name)
+        return [(f"{base}[{i}]", array[:, i]) for i in range(first or 0, last or array.shape[1])]
+
+    def _load(self, name: str) -> Any:
+        try:
+            return self._arrays[name]
+        except (
+            ValueError,
+            OSError,
+        ) as error:  # an object array, which only pickle could read; a damaged member
+            raise ValueError(f"{self.path}: '{name}' cannot be read ({_short(error)})") from None
+
+    def _refuse(self, name: str) -> None:
+        near = difflib.get_close_matches(name, list(self._arrays), n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ConfigError(f"{self.path} has no column '{name}': {hint}its columns are {self._listing()}")
+
+    def _listing(self) -> str:
+        shapes = {}
+        for name in self._arrays:
+            try:
+                shape = np.shape(self._arrays[name])
+            except (ValueError, OSError):
+                continue
+            if len(shape) in (1, 2):
+                shapes[name] = shape
+        counts = Counter(shape[0] for shape in shapes.values())
+        rows = self._rows[0] if self._rows else max(counts, key=lambda n: (counts[n], n), default=0)
+        own = [n if len(s) == 1 else f"{n}[0:{s[1]}]" for n, s in shapes.items() if s[0] == rows]
+        return ", ".join(own) or "none"
+
+
+@contextmanager
+def open_table(path: str) -> Iterator[Source]:
+    """Open a table by the ending of its name.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for an ending that is not known, or a file that is not what its ending says.
+        MissingDependency: if the package that reads this ending is not installed.
+    """
+    file = Path(path).expanduser()
+    reader = _READERS.get(file.suffix.lower())
+    if reader is None:
+        raise ValueError(f"{path}: unknown ending '{file.suffix}'; known are {', '.join(_READERS)}")
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    with reader(file) as arrays:
+        yield Source(path, arrays)
+
+
+class _Lazy(Mapping[str, Any]):
+    """Names that are known, arrays that are read on demand."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Any]) -> None:
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@contextmanager
+def _npz(file: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise _unreadable(file, error) from None
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError(f"{file}: a single array (.npy), where an .npz archive of named arrays is needed")
+    with archive:
+        yield archive
+
+
+@contextmanager
+def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
+    import pandas as pd
+
+    try:
+        with warnings.catch_warnings():
+            # Rows longer than the header are a warning of pandas, which drops what is too much.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(file, skipinitialspace=True, index_col=False, low_memory=False)
+    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own errors are ValueErrors
+        raise _unreadable(file, error) from None
+    frame.columns = frame.columns.astype(str)
+    yield _Lazy(list(frame.columns), lambda name: _plain(frame[name]))
+
+
+@contextmanager
+def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise _missing(file, "pyarrow", "parquet") from None
+    import pandas as pd
+
+    try:
+        names = parquet.read_schema(file).names
+    except (ValueError, OSError) as error:
+        raise _unreadable(file, error) from None
+    yield _Lazy(names, lambda name: _plain(pd.read_parquet(file, columns=[name], engine="pyarrow")[name]))
+
+
+@contextmanager
+def _hdf5(file: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        import h5py
+    except ImportError:
+        raise _missing(file, "h5py", "hdf5") from None
+    try:
+        handle = h5py.File(file, "r")
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    with handle:
+        found: dict[str, tuple[Any, Any]] = {}
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                # A compound dataset, as astropy writes its tables, has one column per field.
+                fields = item.dtype.names
+                found.update({f"{name}/{f}": (item, f) for f in fields} if fields else {name: (item, ())})
+
+        handle.visititems(visit)
+        yield _Lazy(list(found), lambda name: found[name][0][found[name][1]])
+
+
+_READERS = {".npz": _npz, ".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5}
+
+
+def _plain(series: Any) -> np.ndarray:
+    """A pandas column as numpy: numbers stay numbers, with NaN where pandas has NA; all else is objects."""
+    from pandas.api import types
+
+    if not types.is_numeric_dtype(series.dtype):
+        return np.asarray(series.to_numpy(dtype=object))
+    if isinstance(series.dtype, np.dtype):
+        return np.asarray(series.to_numpy())
+    return np.asarray(series.to_numpy(dtype=float, na_value=np.nan))
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
+
+
+def _unreadable(file: Path, error: BaseException) -> ValueError:
+    return ValueError(f"{file}: not a readable {file.suffix} file ({_short(error)})")
+
+
+def _missing(file: Path, package: str, extra: str) -> MissingDependency:
+    return MissingDependency(
+        f"reading {file.suffix} files needs {package}, which is not installed: pip install 'flowzoo[{extra}]'"
+    )

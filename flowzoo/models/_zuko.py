@@ -1,0 +1,274 @@
+"""zuko's transforms behind ``ConditionalFlow``: its parameters, our inverses.
+
+zuko maps data to latent in its forward direction. What differs from plain zuko:
+
+- Autoregressive inverses solve only the features that are due, and bisected ones grow their bracket until it holds
+  (zuko bisects on [-10, 10] and clips silently outside).
+- The Softclip between the transforms of SOSPF and NAF is replaced by an asinh, which is onto: every base draw has a
+  preimage, and no mass is lost.
+- GF is evaluated in log space, because in float32 its erf saturates a few standard deviations out.
+- Coupling masks are indices made once, because zuko's ``nonzero`` in every forward pass waits for the GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import zuko
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+from zuko.flows.coupling import GeneralCouplingTransform
+from zuko.flows.gaussianization import ElementWiseTransform
+from zuko.flows.neural import MNN
+from zuko.lazy import LazyTransform, UnconditionalTransform
+from zuko.transforms import (
+    ComposedTransform,
+    CouplingTransform,
+    DependentTransform,
+    GaussianizationTransform,
+    MonotonicAffineTransform,
+    MonotonicTransform,
+)
+from zuko.utils import broadcast
+
+from flowzoo.bijectors import Bijector
+from flowzoo.flow import ConditionalFlow
+from flowzoo.layers.autoregressive import invert
+from flowzoo.layers.monotone import inverse
+
+
+class ZukoFlow(ConditionalFlow):
+    """A flow made of zuko's lazy transforms, on flattened events and contexts.
+
+    Args:
+        event_shape: see ``ConditionalFlow``.
+        context_shape: see ``ConditionalFlow``.
+        make: ``make(features=D, context=C)`` gives a zuko flow, or a list of lazy transforms.
+        x_map: see ``ConditionalFlow``.
+        context_map: see ``ConditionalFlow``.
+        host_sync: why a step of this flow waits for the host, if it does.
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        make: Callable[..., Any],
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+        host_sync: str | None = None,
+    ) -> None:
+        super().__init__(event_shape, context_shape, x_map=x_map, context_map=context_map)
+        made = make(features=self.event_shape.numel(), context=self.context_shape.numel())
+        if isinstance(made, zuko.flows.Flow):
+            transform = made.transform
+            made = getattr(transform, "transforms", [transform])
+        self.transforms = nn.ModuleList(_repaired(t) for t in made)
+        if host_sync is not None:
+            self.host_sync = host_sync  # type: ignore[misc]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ZukoFlow:
+        """As usual, but zuko's own modules stay in training mode.
+
+        They have no dropout and no batch statistics; to them ``eval`` means "no gradient to the parameters".
+        """
+        super().train(mode)
+        self.transforms.train(True)
+        return self
+
+    def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_det = u.flatten(1), u.new_zeros(len(u))
+        given = self._context(c)
+        for lazy in self.transforms:
+            z, each = lazy(given).call_and_ladj(z)
+            log_det = log_det + each
+        return z.reshape(u.shape), log_det
+
+    def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        u, log_det = z.flatten(1), z.new_zeros(len(z))
+        given = self._context(c)
+        for lazy in reversed(self.transforms):
+            u, each = _undo(lazy, given, u)  # type: ignore[arg-type]
+            log_det = log_det + each
+        return u.reshape(z.shape), log_det
+
+    def _context(self, c: Tensor) -> Tensor | None:
+        return c.flatten(1) if self.context_shape.numel() else None
+
+
+def _undo(lazy: LazyTransform, c: Tensor | None, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Invert one lazy transform; the log|det| is that of the inverse."""
+    if isinstance(lazy, MaskedAutoregressiveTransform):
+
+        def parameters(x: Tensor) -> Sequence[Tensor]:
+            phi = lazy.hyper(x if c is None else torch.cat([x, c], -1)).unflatten(-1, (-1, lazy.total))
+            return zuko.utils.unpack(phi, lazy.shapes)
+
+        def solve(phi: Sequence[Tensor], y: Tensor, due: Tensor) -> Tensor:
+            return _undo_univariate(_narrow(lazy.univariate, due)(*phi), y)
+
+        order = lazy.order
+        steps = [(order == i).nonzero().flatten() for i in range(lazy.passes)]
+        x = invert(parameters, solve, y, steps)
+        return x, -lazy(c).call_and_ladj(x)[1]
+    if isinstance(lazy, ElementWiseTransform):
+        x = _undo_univariate(lazy(c).base, y)
+        return x, -lazy(c).call_and_ladj(x)[1]
+    return lazy(c).inv.call_and_ladj(y)  # type: ignore[no-any-return]
+
+
+def _undo_univariate(transform: Transform, y: Tensor) -> Tensor:
+    if isinstance(transform, ComposedTransform):
+        for part in reversed(transform.transforms):
+            y = _undo_univariate(part, y)
+        return y
+    if isinstance(transform, MonotonicTransform):
+        return inverse(transform.f, y)
+    x = transform.inv(y)
+    # zuko's spline takes the root of a discriminant that rounding can push below zero.
+    lost = x.isnan() & y.isfinite()
+    return torch.where(lost, inverse(transform, y), x) if bool(lost.any()) else x
+
+
+def _narrow(univariate: Any, due: Tensor) -> Callable[..., Transform]:
+    """The univariate constructor for some features only: NAF keeps a stack of networks, one per feature."""
+    if not isinstance(univariate, MNN):
+        return univariate  # type: ignore[no-any-return]
+    weights = {name: p.index_select(0, due) for name, p in univariate.network.named_parameters()}
+
+    def f(signal: Tensor, x: Tensor) -> Tensor:
+        inputs = torch.cat(broadcast(x[..., None], signal, ignore=1), -1)
+        return torch.func.functional_call(univariate.network, weights, (inputs,)).squeeze(-1)
+
+    return lambda signal: MonotonicTransform(f=partial(f, signal))
+
+
+class AsinhTransform(Transform):
+    r""":math:`y = B\,\mathrm{asinh}(x / B)`: near the identity inside B, logarithmic beyond, and onto.
+
+    It stands where zuko puts ``SoftclipTransform(11)``, whose range is bounded, so that a draw of the base beyond it
+    has no preimage.
+    """
+
+    domain = constraints.real
+    codomain = constraints.real
+    bijective = True
+    sign = +1
+
+    def __init__(self, bound: float = 11.0) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.bound * torch.asinh(x / self.bound)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.bound * torch.sinh(y / self.bound)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Elementwise."""
+        # log cosh(y/B) without overflow
+        a = (y / self.bound).abs()
+        return -(a + torch.log1p(torch.exp(-2 * a)) - math.log(2))
+
+
+class LogSpaceGaussianization(GaussianizationTransform):
+    r"""zuko's Gaussianization :math:`\Phi^{-1}(\tfrac1K \sum_k \Phi(s_k x + b_k))`, evaluated in log space.
+
+    zuko's float32 ``erf`` is exactly 1 beyond 3.9, where its derivative, and so the density, is exactly 0. Here the
+    smaller of the two tails is carried as a logarithm.
+    """
+
+    def f(self, x: Tensor) -> Tensor:
+        """The transform."""
+        return self.call_and_ladj(x)[0]
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The transform and its log-derivative, in closed form."""
+        a = x[..., None] * self.scale + self.shift
+        log_k = math.log(a.shape[-1])
+        log_lower = torch.special.log_ndtr(a).logsumexp(-1) - log_k
+        log_upper = torch.special.log_ndtr(-a).logsumexp(-1) - log_k
+        left = log_lower < log_upper
+        quantile = _NdtriExp.apply(torch.where(left, log_lower, log_upper))
+        y = torch.where(left, quantile, -quantile)
+        log_density = (_log_normal(a) + self.scale.log()).logsumexp(-1) - log_k
+        return y, log_density - _log_normal(y)
+
+
+class _NdtriExp(torch.autograd.Function):
+    """The normal quantile of exp(log_p), for log_p <= log(1/2), down to where exp(log_p) underflows."""
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor) -> Tensor:
+        # Far out log Phi(z) ~ -z^2/2 - log(-z) - log(2 pi)/2; nearer, ndtri itself starts Newton's method.
+        tail = -(-2 * log_p - math.log(2 * math.pi)).clamp_min(1.0).sqrt()
+        z = torch.where(log_p > -20, torch.special.ndtri(log_p.clamp_min(-21).exp()), tail)
+        for _ in range(4):
+            log_cdf = torch.special.log_ndtr(z)
+            z = z - (log_cdf - log_p) * torch.exp(log_cdf - _log_normal(z))
+        ctx.save_for_backward(log_p, z)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        log_p, z = ctx.saved_tensors
+        return grad * torch.exp(log_p - _log_normal(z))
+
+
+def _log_normal(x: Tensor) -> Tensor:
+    return -0.5 * x.square() - 0.5 * math.log(2 * math.pi)
+
+
+class IndexedCoupling(GeneralCouplingTransform):
+    """zuko's coupling with the positions of its mask found once, not by a ``nonzero`` in every pass."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer("idx_a", self.mask.nonzero().squeeze(-1), persistent=False)
+        self.register_buffer("idx_b", (~self.mask).nonzero().squeeze(-1), persistent=False)
+
+    def forward(self, c: Tensor | None = None) -> Transform:
+        """The coupling given a context."""
+        transform = CouplingTransform.__new__(CouplingTransform)
+        Transform.__init__(transform)
+        transform.meta = partial(self.meta, c)
+        transform.idx_a, transform.idx_b = self.idx_a, self.idx_b
+        return transform
+
+
+class DiagonalScale(LazyTransform):
+    """One learned positive scale per feature, the same for every context."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(features))
+
+    def forward(self, c: Tensor | None = None) -> Transform:
+        """The scaling; ``c`` is not used."""
+        return DependentTransform(
+            MonotonicAffineTransform(torch.zeros_like(self.log_scale), self.log_scale), 1
+        )
+
+
+def coupling(features: int, context: int, steps: int, **kwargs: Any) -> list[LazyTransform]:
+    """Couplings with alternating masks; one feature has nothing to split and is transformed given the context."""
+    if features == 1:
+        return [ElementWiseTransform(features, context, **kwargs) for _ in range(steps)]
+    masks: Iterable[Tensor] = (torch.arange(features) % 2 == i % 2 for i in range(steps))
+    return [IndexedCoupling(features, context, mask=mask, **kwargs) for mask in masks]
+
+
+def _repaired(lazy: LazyTransform) -> LazyTransform:
+    if isinstance(lazy, UnconditionalTransform) and lazy.f is zuko.transforms.SoftclipTransform:
+        return UnconditionalTransform(DependentTransform, AsinhTransform(lazy.bound), 1)
+    if isinstance(lazy, ElementWiseTransform) and lazy.univariate is GaussianizationTransform:
+        lazy.univariate = LogSpaceGaussianization
+    return lazy

@@ -1,0 +1,86 @@
+"""FFJORD: a continuous flow, by zuko."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flowzoo.bijectors import Bijector
+from flowzoo.flow import ConditionalFlow
+from flowzoo.nets import widths
+from flowzoo.registry import MODELS
+
+
+@MODELS.register
+@dataclass(frozen=True)
+class FFJORD:
+    r"""The flow of an ordinary differential equation :math:`\dot u = g(u, t, c)`, with the exact trace.
+
+    .. math:: \log\lvert\det\rvert = \int_0^1 \mathrm{tr}\, \frac{\partial g}{\partial u}\, dt
+
+    Grathwohl et al. 2019, arXiv:1810.01367, section 3, whose trace estimator is replaced by the exact trace, so that
+    a log-density is a number and not a random variable; the price grows with D. zuko calls it CNF.
+
+    Args:
+        hidden_features: widths of the network g; an int is two equal layers.
+        num_freqs: frequencies of the embedding of time.
+        atol: absolute tolerance of the adaptive solver.
+        rtol: relative tolerance.
+    """
+
+    hidden_features: int | tuple[int, ...] = (64, 64)
+    num_freqs: int = 3
+    atol: float = 1e-5
+    rtol: float = 1e-4
+
+    family: ClassVar[str] = "continuous"
+    backend: ClassVar[str] = "zuko"
+    events: ClassVar[str] = "vectors of up to 256 (flattened)"
+    contexts: ClassVar[str] = "any (flattened)"
+    inverse: ClassVar[str] = "one ODE, as the density"
+    paper: ClassVar[str] = "Grathwohl et al. 2019, arXiv:1810.01367"
+
+    max_features: ClassVar[int] = 256  # the exact trace takes D backward passes per evaluation
+
+    def build(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+    ) -> ConditionalFlow:
+        """See ``flowzoo.models.ModelConfig``."""
+        import zuko
+
+        from flowzoo.models._zuko import ZukoFlow
+
+        def make(features: int, context: int) -> Any:
+            if features > self.max_features:
+                raise ValueError(
+                    f"ffjord takes events of at most {self.max_features} numbers, because its exact trace costs one "
+                    f"backward pass for each; got {features}"
+                )
+            return zuko.flows.CNF(
+                features,
+                context,
+                freqs=self.num_freqs,
+                hidden_features=widths(self.hidden_features),
+                atol=self.atol,
+                rtol=self.rtol,
+            )
+
+        return ZukoFlow(
+            event_shape,
+            context_shape,
+            make,
+            x_map=x_map,
+            context_map=context_map,
+            host_sync="the adaptive step of the ODE solver is chosen on the host",
+        )
+
+    @classmethod
+    def suggest(cls, trial: Any) -> FFJORD:
+        """Width."""
+        return cls(hidden_features=trial.suggest_categorical("hidden_features", [32, 64, 128, 256]))

@@ -1,0 +1,131 @@
+"""GalacticFlow-style conditional flow: linear mixing and double spline couplings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from flowzoo.bijectors import Bijector
+from flowzoo.flow import ConditionalFlow
+from flowzoo.layers.coupling import SplineCoupling
+from flowzoo.layers.linear import LULinear
+from flowzoo.layers.spline import num_parameters
+from flowzoo.nets import mlp, widths, zero_
+from flowzoo.registry import MODELS
+
+
+@MODELS.register
+@dataclass(frozen=True)
+class GalacticFlow:
+    r"""Steps of an LU-linear map and a double rational-quadratic coupling with a product conditioner.
+
+    Each coupling transforms the second half of the features given the first, then the first given the second; its
+    parameters are :math:`\mathrm{MLP}_c(c) \odot \mathrm{MLP}_x(x_{half})`, elementwise. Wolf and Buck 2023,
+    arXiv:2312.05960, section 3, after the GLOW-convolution and NSF_CL2 layers of its code. Unlike that code, bins
+    and slopes have a minimum, so no width can vanish and no NaN arise; any number of features works (of one feature
+    it is a spline given the context); and without a context the product has one factor.
+
+    Args:
+        num_steps: pairs of linear map and double coupling.
+        hidden_features: widths of both MLPs; an int is three equal layers, as published.
+        num_bins: bins of each spline, K.
+        bound: half-width of the interval that the splines transform, B.
+    """
+
+    num_steps: int = 6
+    hidden_features: int | tuple[int, ...] = (128, 128)
+    num_bins: int = 10
+    bound: float = 3.0
+
+    family: ClassVar[str] = "coupling, spline"
+    backend: ClassVar[str] = "flowzoo"
+    events: ClassVar[str] = "any (flattened)"
+    contexts: ClassVar[str] = "any (flattened)"
+    inverse: ClassVar[str] = "closed form, one pass"
+    paper: ClassVar[str] = "Wolf and Buck 2023, arXiv:2312.05960"
+
+    def build(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+    ) -> ConditionalFlow:
+        """See ``flowzoo.models.ModelConfig``."""
+        flow = _GalacticFlow(event_shape, context_shape, x_map=x_map, context_map=context_map)
+        features, context = flow.event_shape.numel(), flow.context_shape.numel()
+        hidden = widths(self.hidden_features, depth=3)
+        half = features // 2
+        first, second = slice(0, half), slice(half, features)
+        for _ in range(self.num_steps):
+            flow.layers.append(LULinear(features))
+            for kept, moved in ((first, second), (second, first)):
+                sizes = kept.stop - kept.start, moved.stop - moved.start
+                if sizes[1]:
+                    out = sizes[1] * num_parameters(self.num_bins)
+                    net = _ProductNet(sizes[0], context, out, hidden)
+                    flow.layers.append(SplineCoupling(kept, moved, net, self.bound))
+        return flow
+
+    @classmethod
+    def suggest(cls, trial: Any) -> GalacticFlow:
+        """Depth, width and bins."""
+        return cls(
+            num_steps=trial.suggest_int("num_steps", 4, 16),
+            hidden_features=trial.suggest_categorical("hidden_features", [64, 128, 256]),
+            num_bins=trial.suggest_categorical("num_bins", [6, 10, 16]),
+            bound=trial.suggest_float("bound", 2.5, 5.0),
+        )
+
+
+class _ProductNet(nn.Module):
+    """``MLP_c(context) * MLP_x(half)``; starts at zero, which is the identity spline."""
+
+    def __init__(
+        self, in_features: int, context_features: int, out_features: int, hidden: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.of_half = (
+            mlp(in_features, out_features, hidden, activation=nn.LeakyReLU) if in_features else None
+        )
+        self.of_context = (
+            mlp(context_features, out_features, hidden, activation=nn.LeakyReLU) if context_features else None
+        )
+        factors = [net for net in (self.of_half, self.of_context) if net is not None]
+        if factors:
+            # One factor at zero and the other not: the product is zero, and its gradient is not.
+            zero_(factors[0][-1])  # type: ignore[arg-type]
+        else:
+            self.constant = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """``(N, in_features)``, ``(N, context_features)`` to ``(N, out_features)``."""
+        if self.of_half is None and self.of_context is None:
+            return self.constant.expand(len(x), -1)
+        if self.of_half is None or self.of_context is None:
+            return self.of_half(x) if self.of_half is not None else self.of_context(context)  # type: ignore
+        return self.of_half(x) * self.of_context(context)
+
+
+class _GalacticFlow(ConditionalFlow):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.layers = nn.ModuleList()
+
+    def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(u, c, "to_latent")
+
+    def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(z, c, "to_data")
+
+    def _run(self, u: Tensor, c: Tensor, direction: str) -> tuple[Tensor, Tensor]:
+        x, c, log_det = u.flatten(1), c.flatten(1), u.new_zeros(len(u))
+        for layer in self.layers if direction == "to_latent" else reversed(self.layers):
+            x, each = getattr(layer, direction)(x, c)
+            log_det = log_det + each
+        return x.reshape(u.shape), log_det

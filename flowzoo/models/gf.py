@@ -1,0 +1,76 @@
+"""Gaussianization flow, by zuko."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flowzoo.bijectors import Bijector
+from flowzoo.flow import ConditionalFlow
+from flowzoo.nets import widths
+from flowzoo.registry import MODELS
+
+
+# matrix_exp of the rotations chooses its order by a norm that it reads on the host
+_HOST_SYNC = "torch.linalg.matrix_exp of the rotations"
+
+
+@MODELS.register
+@dataclass(frozen=True)
+class GF:
+    r"""Elementwise mixtures of normal CDFs given the context, and learned rotations between them.
+
+    .. math:: z_i = \Phi^{-1}\Bigl(\frac1K \sum_k \Phi(s_{ik}(c)\, x_i + b_{ik}(c))\Bigr)
+
+    Meng, Song, Song and Ermon 2020, arXiv:2003.01941, section 3. Evaluated in log space; the inverse is bisected.
+
+    Args:
+        num_steps: elementwise transforms.
+        hidden_features: widths of the networks of the context; an int is two equal layers.
+        components: normal CDFs in each mixture.
+    """
+
+    num_steps: int = 5
+    hidden_features: int | tuple[int, ...] = (128, 128)
+    components: int = 8
+
+    family: ClassVar[str] = "Gaussianization"
+    backend: ClassVar[str] = "zuko"
+    events: ClassVar[str] = "any (flattened)"
+    contexts: ClassVar[str] = "any (flattened)"
+    inverse: ClassVar[str] = "one pass, bisected"
+    paper: ClassVar[str] = "Meng et al. 2020, arXiv:2003.01941"
+
+    def build(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+    ) -> ConditionalFlow:
+        """See ``flowzoo.models.ModelConfig``."""
+        import zuko
+
+        from flowzoo.models._zuko import ZukoFlow
+
+        def make(features: int, context: int) -> Any:
+            # without a context there is no network, and zuko refuses its options
+            options = {"hidden_features": widths(self.hidden_features)} if context else {}
+            return zuko.flows.GF(
+                features, context, transforms=self.num_steps, components=self.components, **options
+            )
+
+        return ZukoFlow(
+            event_shape, context_shape, make, x_map=x_map, context_map=context_map, host_sync=_HOST_SYNC
+        )
+
+    @classmethod
+    def suggest(cls, trial: Any) -> GF:
+        """Depth, width and components."""
+        return cls(
+            num_steps=trial.suggest_int("num_steps", 2, 10),
+            hidden_features=trial.suggest_categorical("hidden_features", [64, 128, 256, 512]),
+            components=trial.suggest_categorical("components", [4, 8, 16]),
+        )

@@ -1,0 +1,74 @@
+"""Neural autoregressive flow, by zuko."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flowzoo.bijectors import Bijector
+from flowzoo.flow import ConditionalFlow
+from flowzoo.nets import widths
+from flowzoo.registry import MODELS
+
+
+@MODELS.register
+@dataclass(frozen=True)
+class NAF:
+    r"""Autoregressive transforms by small monotone networks, one per feature, steered by a signal of the masked network.
+
+    Huang, Krueger, Lacoste and Courville 2018, arXiv:1804.00779, section 3. Between the transforms stands an asinh
+    instead of zuko's Softclip, so that the flow is onto; the inverse is bisected.
+
+    Args:
+        num_steps: autoregressive transforms.
+        hidden_features: widths of each masked network; an int is two equal layers.
+        signal: numbers that the masked network sends to each monotone network.
+        monotone_features: widths of the monotone networks.
+    """
+
+    num_steps: int = 2
+    hidden_features: int | tuple[int, ...] = (128, 128)
+    signal: int = 16
+    monotone_features: tuple[int, ...] = (64, 64)
+
+    family: ClassVar[str] = "autoregressive, neural"
+    backend: ClassVar[str] = "zuko"
+    events: ClassVar[str] = "any (flattened)"
+    contexts: ClassVar[str] = "any (flattened)"
+    inverse: ClassVar[str] = "D network passes a transform, each bisected"
+    paper: ClassVar[str] = "Huang et al. 2018, arXiv:1804.00779"
+
+    def build(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+    ) -> ConditionalFlow:
+        """See ``flowzoo.models.ModelConfig``."""
+        import zuko
+
+        from flowzoo.models._zuko import ZukoFlow
+
+        def make(features: int, context: int) -> Any:
+            return zuko.flows.NAF(
+                features,
+                context,
+                transforms=self.num_steps,
+                hidden_features=widths(self.hidden_features),
+                signal=self.signal,
+                network={"hidden_features": self.monotone_features},
+            )
+
+        return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)
+
+    @classmethod
+    def suggest(cls, trial: Any) -> NAF:
+        """Depth, width and signal."""
+        return cls(
+            num_steps=trial.suggest_int("num_steps", 1, 4),
+            hidden_features=trial.suggest_categorical("hidden_features", [64, 128, 256, 512]),
+            signal=trial.suggest_categorical("signal", [8, 16, 32]),
+        )

@@ -1,0 +1,71 @@
+"""Neural spline flow, autoregressive, by zuko."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flowzoo.bijectors import Bijector
+from flowzoo.flow import ConditionalFlow
+from flowzoo.nets import widths
+from flowzoo.registry import MODELS
+
+
+@MODELS.register
+@dataclass(frozen=True)
+class NSF:
+    r"""Autoregressive rational-quadratic splines on [-5, 5], the identity outside.
+
+    Durkan, Bekasov, Murray and Papamakarios 2019, arXiv:1906.04032, section 3 (RQ-NSF (AR), without the linear layers
+    between the transforms).
+
+    Args:
+        num_steps: autoregressive transforms.
+        hidden_features: widths of each masked network; an int is two equal layers.
+        num_bins: bins of each spline.
+    """
+
+    num_steps: int = 3
+    hidden_features: int | tuple[int, ...] = (128, 128)
+    num_bins: int = 8
+
+    family: ClassVar[str] = "autoregressive, spline"
+    backend: ClassVar[str] = "zuko"
+    events: ClassVar[str] = "any (flattened)"
+    contexts: ClassVar[str] = "any (flattened)"
+    inverse: ClassVar[str] = "D network passes a transform"
+    paper: ClassVar[str] = "Durkan et al. 2019, arXiv:1906.04032"
+
+    def build(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+    ) -> ConditionalFlow:
+        """See ``flowzoo.models.ModelConfig``."""
+        import zuko
+
+        from flowzoo.models._zuko import ZukoFlow
+
+        def make(features: int, context: int) -> Any:
+            return zuko.flows.NSF(
+                features,
+                context,
+                transforms=self.num_steps,
+                hidden_features=widths(self.hidden_features),
+                bins=self.num_bins,
+            )
+
+        return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)
+
+    @classmethod
+    def suggest(cls, trial: Any) -> NSF:
+        """Depth, width and bins."""
+        return cls(
+            num_steps=trial.suggest_int("num_steps", 1, 6),
+            hidden_features=trial.suggest_categorical("hidden_features", [64, 128, 256, 512]),
+            num_bins=trial.suggest_categorical("num_bins", [4, 8, 16]),
+        )

@@ -1,0 +1,77 @@
+"""Sum-of-squares polynomial flow, by zuko."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flowzoo.bijectors import Bijector
+from flowzoo.flow import ConditionalFlow
+from flowzoo.nets import widths
+from flowzoo.registry import MODELS
+
+
+@MODELS.register
+@dataclass(frozen=True)
+class SOSPF:
+    r"""Autoregressive integrals of sums of squares of polynomials, which are increasing by construction.
+
+    .. math:: z_i = t_i + \int_0^{x_i} \frac1K \sum_k \Bigl(1 + \sum_d a_{ikd}\, (u / 10)^d\Bigr)^2 du
+
+    Jaini, Selby and Yu 2019, arXiv:1905.02325, section 3. Between the transforms stands an asinh instead of zuko's
+    Softclip, so that the flow is onto; the inverse is bisected in a bracket that grows until it holds.
+
+    Args:
+        num_steps: autoregressive transforms.
+        hidden_features: widths of each masked network; an int is two equal layers.
+        degree: of each polynomial that is squared.
+        polynomials: squares that are summed.
+    """
+
+    num_steps: int = 3
+    hidden_features: int | tuple[int, ...] = (128, 128)
+    degree: int = 4
+    polynomials: int = 3
+
+    family: ClassVar[str] = "autoregressive, polynomial"
+    backend: ClassVar[str] = "zuko"
+    events: ClassVar[str] = "any (flattened)"
+    contexts: ClassVar[str] = "any (flattened)"
+    inverse: ClassVar[str] = "D network passes a transform, each bisected"
+    paper: ClassVar[str] = "Jaini et al. 2019, arXiv:1905.02325"
+
+    def build(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+    ) -> ConditionalFlow:
+        """See ``flowzoo.models.ModelConfig``."""
+        import zuko
+
+        from flowzoo.models._zuko import ZukoFlow
+
+        def make(features: int, context: int) -> Any:
+            return zuko.flows.SOSPF(
+                features,
+                context,
+                transforms=self.num_steps,
+                hidden_features=widths(self.hidden_features),
+                degree=self.degree,
+                polynomials=self.polynomials,
+            )
+
+        return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)
+
+    @classmethod
+    def suggest(cls, trial: Any) -> SOSPF:
+        """Depth, width and the polynomials."""
+        return cls(
+            num_steps=trial.suggest_int("num_steps", 1, 6),
+            hidden_features=trial.suggest_categorical("hidden_features", [64, 128, 256, 512]),
+            degree=trial.suggest_int("degree", 2, 6),
+            polynomials=trial.suggest_int("polynomials", 1, 5),
+        )

@@ -1,0 +1,296 @@
+"""A table for people, rounded by its errors: terminal, Markdown, LaTeX; and for programs: CSV, all digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flowzoo.report.table import Missing, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, Group, RenderResult
+
+BOLD = (
+    "bold: the best, and every model whose paired, group-clustered difference from it is within two standard "
+    "errors"
+)
+ERRORS = (
+    "NLL: nats per test event in data units, mean over seeds; SE: standard error over test groups; "
+    "ΔNLL: NLL minus that of the best, paired by event"
+)
+SEEDS = "± seeds: standard error of the mean over seeds"
+# What a narrow terminal goes without, first things first. A number is never cut.
+_LEAST = ("NLL/dim", "params", "train", "draws", "± seeds", "SW (floor)", "context use", "excess", "bits/dim")
+
+_Row = dict[str, Any]
+
+
+class _Shown(NamedTuple):
+    """A column for people: heading with unit, the columns of the frame behind it, and how a row fills it."""
+
+    heading: str
+    sources: tuple[str, ...]
+    text: Callable[[_Row], str]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One dataset's part of a table, as text; an empty text is a value that is not there.
+
+    ``bold`` says which rows are the best or tied with it; ``reasons`` are footnotes on cells that failed and
+    values that are missing, ``legend`` those on what the columns mean.
+    """
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+    bold: list[bool]
+    reasons: list[str]
+    legend: list[str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich import box, measure, table
+        from rich.text import Text
+
+        unbounded, left_out = options.update(width=10**4), list[str]()
+        for least in ("", *_LEAST):
+            left_out += {least}.intersection(map(_name, self.headings))
+            keep = [i for i, heading in enumerate(self.headings) if _name(heading) not in left_out]
+            view = table.Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+            view.title, view.title_justify = Text(self.title, style="italic"), "left"
+            for i in keep:
+                # Texts, so that no bracket is read as markup; the unit stands under the name.
+                lines = "\n".join(self.headings[i].removesuffix(")").rsplit(" (", 1))
+                heading = Text(lines.replace("/dim", "\n/dim").replace("context ", "context\n"))
+                view.add_column(heading, justify="right" if i else "left", no_wrap=True)
+            for row, bold in zip(self.rows, self.bold, strict=True):
+                view.add_row(*(Text(row[i]) for i in keep), style="bold" if bold else None)
+            if measure.Measurement.get(console, unbounded, view).maximum <= options.max_width:
+                break
+        yield view
+        narrow = [f"not shown at this width: {', '.join(left_out)}"] if left_out else []
+        for text in (*self.reasons, *narrow, ""):
+            yield Text(_line(text), no_wrap=True, overflow="ellipsis")
+
+
+def to_terminal(table: Table) -> Group:
+    """A rich renderable: a table per dataset, its reasons beneath it in one line each, and one legend.
+
+    Made for 120 characters. With fewer, the least important columns are left out, and named.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    found = blocks(table)
+    legend = dict.fromkeys(text for block in found for text in block.legend)
+    return Group(*found, *(Text(text, style="dim") for text in legend or ["no cells"]))
+
+
+def to_csv(table: Table) -> str:
+    """All columns; floats in the shortest text that reads back the same, a missing value as nothing.
+
+    Read it with ``pandas.read_csv(..., dtype={"split_hash": str})``: a hash of digits alone is not a number.
+    """
+    return table.frame.to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(table: Table) -> str:
+    """A section per dataset: heading, pipe table, reasons as a list; one legend at the end."""
+    found, parts = blocks(table), []
+    for block in found:
+        lines = [f"### {_markdown(block.title)}", ""]
+        lines.append("| " + " | ".join(_markdown(text) for text in block.headings) + " |")
+        lines.append("| " + " | ".join(["---", *["---:"] * (len(block.headings) - 1)]) + " |")
+        for row, bold in zip(block.rows, block.bold, strict=True):
+            texts = [_markdown(text) for text in row]
+            marked = [f"**{text}**" for text in texts[:2]] if bold else texts[:2]
+            lines.append("| " + " | ".join([*marked, *texts[2:]]) + " |")
+        parts.append("\n".join([*lines, "", *(f"- {_markdown(text)}" for text in block.reasons), ""]))
+    legend = dict.fromkeys(text for block in found for text in block.legend)
+    return "\n".join([*parts, *(f"- {_markdown(text)}" for text in legend), ""])
+
+
+def to_latex(table: Table) -> str:
+    """A ``table`` environment per dataset; needs the package booktabs and UTF-8 input."""
+    parts = []
+    for block in blocks(table):
+        lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering"]
+        lines.append(f"\\caption{{{_latex(block.title)}}}")
+        lines.append(f"\\begin{{tabular}}{{l{'r' * (len(block.headings) - 1)}}}")
+        lines += ["\\toprule", " & ".join(_latex(text) for text in block.headings) + r" \\", "\\midrule"]
+        for row, bold in zip(block.rows, block.bold, strict=True):
+            # A hyphen in a number is a minus sign; in the name of a model it is a hyphen.
+            texts = [_latex(row[0]), *(_latex(text).replace("-", "$-$") for text in row[1:])]
+            marked = [f"\\textbf{{{text}}}" for text in texts[:2]] if bold else texts[:2]
+            lines.append(" & ".join([*marked, *texts[2:]]) + r" \\")
+        lines += ["\\bottomrule", "\\end{tabular}", "\\par\\medskip\\footnotesize\\raggedright"]
+        lines += [f"{_latex(text)}\\par" for text in (*block.reasons, *block.legend)]
+        parts.append("\n".join([*lines, "\\end{table}", ""]))
+    return "\n".join(parts)
+
+
+def blocks(table: Table) -> list[Block]:
+    """The table as text, a block per dataset, with the columns that have something to say there."""
+    rows: dict[str, list[_Row]] = {}
+    for row in table.frame.to_dict("records"):
+        rows.setdefault(row["dataset"], []).append({str(k): v for k, v in row.items()})
+    return [_block(dataset, of_dataset, table.missing) for dataset, of_dataset in rows.items()]
+
+
+def _block(dataset: str, rows: list[_Row], missing: list[Missing]) -> Block:
+    shown = [column for column in _COLUMNS if any(_has(row, column.sources[0]) for row in rows)]
+    if any(column.sources == ("bits_per_dim",) for column in shown):
+        shown = [column for column in shown if column.sources != ("nll_per_dim",)]
+    if any(row["status"] != "ok" for row in rows):
+        shown.append(_Shown("status", ("status",), lambda row: str(row["status"])))
+    seeds = max(row["seeds"] for row in rows)
+    split = [f"split {row['split_hash'][:12]}" for row in rows if row["split_hash"]]
+    title = ", ".join([dataset, *split[:1], f"{seeds} seed{'s' * (seeds != 1)}"])
+    reasons = [f"{row['model']} {row['status']}: {row['reason']}" for row in rows if row["status"] != "ok"]
+    finished = [row["model"] for row in rows if row["seeds"]]
+    reasons += _why([entry for entry in missing if entry.dataset == dataset], shown, finished)
+    legend = [BOLD] if any(row["best"] for row in rows) else []
+    legend += [ERRORS] if finished else []
+    legend += [SEEDS] if any(column.sources == ("nll_seed_se",) for column in shown) else []
+    return Block(
+        title,
+        ["model", *(column.heading for column in shown)],
+        [[row["model"], *(column.text(row) for column in shown)] for row in rows],
+        [bool(row["tied"]) for row in rows],
+        reasons,
+        [*legend, *_meanings(shown)],
+    )
+
+
+def _why(missing: list[Missing], shown: list[_Shown], finished: list[str]) -> list[str]:
+    """Reasons as footnotes, one line for all the columns and models that share one."""
+    headings = {source: _name(column.heading) for column in _COLUMNS for source in column.sources}
+    # That continuous data have no bits, or one seed no scatter, needs a word only beside models that do.
+    optional = {"nll_seed_se", "bits_per_dim", "excess_nll", "nll_per_dim"}
+    wanted = headings.keys() - (optional - {source for column in shown for source in column.sources})
+    models: dict[tuple[str, str], dict[str, None]] = {}  # dicts for sets that keep their order
+    for entry in missing:
+        if entry.column in wanted:
+            models.setdefault((entry.reason, headings[entry.column]), {})[entry.model] = None
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (reason, heading), found in models.items():
+        alike.setdefault((reason, tuple(found)), []).append(heading)
+    return [
+        f"{', '.join(names)}{'' if set(found) == set(finished) else ' of ' + ', '.join(found)}: {reason}"
+        for (reason, found), names in alike.items()
+    ]
+
+
+def _meanings(shown: list[_Shown]) -> list[str]:
+    """What the metrics say of the columns that are more than an NLL or a cost."""
+    from flowzoo import metrics
+
+    try:
+        columns = metrics.columns()
+    except ImportError:  # a metric of a third party lacks its package: the numbers still stand
+        return []
+    wanted = [c for c in shown if c.sources[0] in {"excess_nll", "context_use", "sw"} & columns.keys()]
+    return [f"{_name(c.heading)}: {columns[c.sources[0]].meaning}" for c in wanted]
+
+
+def _name(heading: str) -> str:
+    return heading.rsplit(" (", 1)[0]  # without its unit
+
+
+def _has(row: _Row, column: str) -> bool:
+    return not math.isnan(row.get(column, math.nan))
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number to some significant digits, trailing zeros kept, without an exponent where it is readable so.
+
+    >>> significant(0.05), significant(1234.5), significant(3.2e-7)
+    ('0.0500', '1234', '3.20e-07')
+    """
+    if not math.isfinite(value):
+        return str(value)
+    if 10**digits - 0.5 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def rounded(value: float, error: float) -> tuple[str, str]:
+    """A value to the digit of its error, and the error to two significant digits.
+
+    >>> rounded(-1.23456, 0.0123), rounded(98765.4, 321.0), rounded(1.5, float("nan"))
+    (('-1.235', '0.012'), ('98770', '320'), ('1.500', ''))
+    """
+    if not math.isfinite(error) or error <= 0:
+        return significant(value, 4), "0" if error == 0 else ""
+    # By way of the rounded text, so that 0.0996 counts as 0.10.
+    decimals = 1 - int(f"{error:.1e}".split("e")[1])
+    if decimals > 6:  # far below anything that matters here; a row of zeros would be harder to read
+        return f"{value:.6f}", f"{error:.0e}"
+    places = max(decimals, 0)
+    return f"{round(value, decimals) + 0.0:.{places}f}", f"{round(error, decimals):.{places}f}"
+
+
+def _with_error(row: _Row, value: str, error: str) -> str:
+    return " ± ".join(filter(None, rounded(row[value], row[error]))) if _has(row, value) else ""
+
+
+def _plain(name: str, digits: int = 3) -> Callable[[_Row], str]:
+    return lambda row: significant(row[name], digits) if _has(row, name) else ""
+
+
+def _sw(row: _Row) -> str:
+    floor = _plain("sw_floor")(row)
+    return _plain("sw")(row) + (f" ({floor})" if floor and _has(row, "sw") else "")
+
+
+def _count(row: _Row) -> str:
+    """A number of parameters: 12345678 is 12.3M."""
+    value = row["num_parameters"] if _has(row, "num_parameters") else 0.0
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * scale:  # from where three digits round up into the next letter
+            return significant(value / scale) + letter
+    return f"{value:.0f}" if _has(row, "num_parameters") else ""
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _markdown(text: str) -> str:
+    return "".join(f"\\{c}" if c in "\\|*_`<[" else c for c in _line(text))
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in _line(text))
+
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+}
+
+_COLUMNS = (
+    _Shown("NLL ± SE (nats)", ("nll_nats", "nll_se"), lambda row: _with_error(row, "nll_nats", "nll_se")),
+    _Shown("± seeds (nats)", ("nll_seed_se",), _plain("nll_seed_se", 2)),
+    _Shown("bits/dim", ("bits_per_dim",), _plain("bits_per_dim", 4)),
+    _Shown("NLL/dim (nats)", ("nll_per_dim",), _plain("nll_per_dim", 4)),
+    _Shown("excess (nats)", ("excess_nll",), _plain("excess_nll")),
+    _Shown(
+        "ΔNLL ± SE (nats)",
+        ("delta_nll", "delta_se"),
+        lambda row: "best" if row["best"] else _with_error(row, "delta_nll", "delta_se"),
+    ),
+    _Shown("context use (nats)", ("context_use",), _plain("context_use")),
+    _Shown("SW (floor) (spreads)", ("sw", "sw_floor"), _sw),
+    _Shown("draws (s/1000)", ("sample_seconds_per_1000",), _plain("sample_seconds_per_1000")),
+    _Shown("params", ("num_parameters",), _count),
+    _Shown("train (s)", ("train_seconds",), _plain("train_seconds")),
+)

@@ -1,0 +1,294 @@
+"""The comparative table: finished cells in, one row per dataset and model out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from flowzoo import record as records
+from flowzoo.record import Record, RecordError
+from flowzoo.stats import clustered_mean
+
+LEADING = (
+    *("dataset", "model", "seeds", "nll_nats", "nll_se", "nll_seed_se", "nll_per_dim", "bits_per_dim"),
+    *("excess_nll", "delta_nll", "delta_se", "best", "tied"),
+)
+TRAILING = ("split_hash", "status", "reason")
+# Where records have these they come first and in this order; other metrics follow by name.
+_ORDER = (
+    *("context_use", "sw", "sw_floor", "sample_seconds_per_1000", "roundtrip_error", "num_parameters"),
+    *("train_steps", "train_seconds", "peak_memory_mb"),
+)
+# A seed without a finite NLL leaves these empty: the mean over its luckier siblings would flatter the model.
+_OF_EVERY_SEED = ("nll_nats", "nll_per_dim", "bits_per_dim", "excess_nll")
+# Reasons that hold by construction, for records that do not spell them out.
+_WHY = {
+    "bits_per_dim": "bits are counted for dequantised integer data alone",
+    "excess_nll": "the exact density is not known",
+}
+_ONE_GROUP = "one test group does not tell how groups scatter, so no error and no tie is claimed"
+
+
+class Cell(NamedTuple):
+    """A finished cell: its record, and its per-event scores as ``record.load_scores`` gives them."""
+
+    record: Record
+    scores: dict[str, Tensor]
+
+
+class Missing(NamedTuple):
+    """A value that the table does not have, or not for every seed, and why."""
+
+    dataset: str
+    model: str
+    column: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The comparison of models, by dataset.
+
+    Args:
+        frame: one row per (dataset, model); see ``make_table`` for its columns.
+        missing: why each empty value of a finished model is empty.
+    """
+
+    frame: pd.DataFrame
+    missing: list[Missing]
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Per-event log p, averaged over seeds, with what must agree for two models to be compared by event."""
+
+    log_prob: Tensor
+    groups: Tensor
+    key: tuple[str, str]
+
+
+def read_cells(folder: Path) -> tuple[list[Cell], list[RecordError]]:
+    """Read every record of a run.
+
+    A record that cannot be read is a failed cell, known by its file's name, and its error is returned too.
+    Scores that cannot be read leave the cell's metrics in place and only keep it from being compared.
+
+    Args:
+        folder: a run directory, or the ``cells`` folder in it.
+
+    Returns:
+        The cells in the order of their files' names, and what could not be read.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    cells = folder / "cells" if (folder / "cells").is_dir() else folder
+    if not cells.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: expected the folder of a run, its records in cells/; there is none"
+        )
+    found: list[Cell] = []
+    errors: list[RecordError] = []
+    for path in sorted(cells.glob("*.json")):
+        try:
+            record = records.load(path)
+        except RecordError as error:
+            errors.append(error)
+            name = path.stem.rsplit(".", 2)
+            if len(name) == 3 and name[2].isdigit():
+                failed = Record(name[0], name[1], int(name[2]), hash="", status="failed", reason=str(error))
+                found.append(Cell(failed, {}))
+            continue
+        scores: dict[str, Tensor] = {}
+        try:
+            scores = records.load_scores(path)
+        except Exception as error:  # safetensors' own error derives from Exception directly
+            text = records.one_line(error)
+            errors.append(
+                RecordError(f"{path.with_suffix('.safetensors')}: not the scores of a cell ({text})")
+            )
+        found.append(Cell(record, scores))
+    return found, errors
+
+
+def make_table(cells: Sequence[Cell]) -> Table:
+    r"""Compare models on each dataset.
+
+    Rows stand in the order in which datasets first appear, then by ``nll_nats``, failed ones last. With
+    :math:`\ell_{mi}` the log p of model m at test event i, averaged over seeds, and b the model of the lowest
+    ``nll_nats``, ``delta_nll`` is the mean of :math:`\ell_{bi} - \ell_{mi}` over events and ``delta_se`` its
+    standard error, clustered by group. Being paired, it is free of the scatter that events have in common,
+    which the difference of two error bars counts twice. ``tied``: within two standard errors of the best.
+
+    ``nll_se`` is the error from the finite number of test groups, ``nll_seed_se`` that from the finite number
+    of seeds. A metric that was not computed is NaN, never zero, and ``Table.missing`` says why.
+
+    Args:
+        cells: finished cells in any order, failed ones too.
+
+    Raises:
+        ValueError: if a (dataset, model, seed) occurs twice.
+    """
+    grouped: dict[str, dict[str, list[Cell]]] = {}
+    seen: set[str] = set()
+    for cell in (Cell(*pair) for pair in cells):
+        if cell.record.stem in seen:
+            raise ValueError(
+                f"two cells are {cell.record.stem} (dataset.model.seed); a table takes one run of each"
+            )
+        seen.add(cell.record.stem)
+        grouped.setdefault(cell.record.dataset, {}).setdefault(cell.record.model, []).append(cell)
+    extra = _extra_columns([cell.record for cell in cells])
+    rows: list[dict[str, Any]] = []
+    missing: list[Missing] = []
+    for models in grouped.values():
+        pairs = [
+            _row(sorted(found, key=lambda c: c.record.seed), extra, missing) for found in models.values()
+        ]
+        _compare(pairs, missing)
+        rows += sorted(
+            (row for row, _ in pairs),
+            key=lambda r: (r["status"] == "failed", math.isnan(r["nll_nats"]), r["nll_nats"]),
+        )
+    return Table(pd.DataFrame(rows, columns=[*LEADING, *extra, *TRAILING]), missing)
+
+
+def _extra_columns(found: Iterable[Record]) -> list[str]:
+    """The columns that records have beyond those of every table."""
+    names = {name for record in found for name in (*record.metrics, *record.missing)} - {*LEADING, *TRAILING}
+    return [*(n for n in _ORDER if n in names), *sorted(names.difference(_ORDER))]
+
+
+def _row(
+    cells: list[Cell], extra: list[str], missing: list[Missing]
+) -> tuple[dict[str, Any], _Scores | str | None]:
+    """The row of one model without its comparison, and its scores or the reason why there are none."""
+    first = cells[0].record
+    done = [cell for cell in cells if cell.record.status == "ok"]
+    failed = [cell.record for cell in cells if cell.record.status != "ok"]
+    row: dict[str, Any] = dict.fromkeys([*LEADING, *extra, *TRAILING], math.nan)
+    row |= {"dataset": first.dataset, "model": first.model, "seeds": len(done), "best": False, "tied": False}
+    row["split_hash"] = "; ".join(dict.fromkeys(c.record.split_hash for c in cells if c.record.split_hash))
+    row["status"] = "ok" if not failed else "partial" if done else "failed"
+    row["reason"] = _by_seed([(r.seed, r.reason or "no reason was recorded") for r in failed], len(cells))
+    if not done:
+        return row, None
+
+    def empty(column: str, reason: str) -> None:
+        missing.append(Missing(first.dataset, first.model, column, reason))
+
+    for column in (*_OF_EVERY_SEED, *extra):
+        row[column], reason = _mean([cell.record for cell in done], column)
+        if reason:
+            empty(column, reason)
+    scores = _pool(done)
+    if isinstance(scores, str):
+        empty("nll_se", scores)
+    else:
+        row["nll_se"] = clustered_mean(scores.log_prob, scores.groups)[1]
+        if math.isnan(row["nll_se"]):
+            empty("nll_se", _ONE_GROUP)
+    nlls = torch.tensor([cell.record.metrics.get("nll_nats", math.nan) for cell in done], dtype=torch.float64)
+    if len(nlls) > 1:
+        row["nll_seed_se"] = float(nlls.std() / len(nlls) ** 0.5)
+    if math.isnan(row["nll_seed_se"]):
+        empty("nll_seed_se", "one seed" if len(nlls) == 1 else "not every seed has an NLL")
+    return row, scores
+
+
+def _mean(found: list[Record], column: str) -> tuple[float, str]:
+    """A metric's mean over the seeds that have it, and why some or all do not."""
+    values = [r.metrics[column] for r in found if math.isfinite(r.metrics.get(column, math.nan))]
+    if len(values) == len(found):
+        return math.fsum(values) / len(values), ""
+    default = _WHY.get(column, "not recorded")
+    lacking = [r for r in found if not math.isfinite(r.metrics.get(column, math.nan))]
+    reason = _by_seed([(r.seed, r.missing.get(column, default)) for r in lacking], len(found))
+    if not values or column in _OF_EVERY_SEED:
+        return math.nan, reason
+    return math.fsum(values) / len(values), f"mean over {len(values)} of {len(found)} seeds; {reason}"
+
+
+def _by_seed(reasons: list[tuple[int, str]], total: int) -> str:
+    """Reasons with the seeds that they hold for; the bare reason if it holds for all."""
+    seeds: dict[str, list[int]] = {}
+    for seed, reason in reasons:
+        seeds.setdefault(reason, []).append(seed)
+    if len(seeds) == 1 and len(reasons) == total:
+        return next(iter(seeds))
+    return "; ".join(
+        f"seed{'s' * (len(which) > 1)} {', '.join(map(str, which))}: {reason}"
+        for reason, which in seeds.items()
+    )
+
+
+def _pool(done: list[Cell]) -> _Scores | str:
+    """Per-event scores averaged over seeds, or the reason why that cannot be."""
+    bare = [cell.record.seed for cell in done if not {"log_prob", "group"} <= cell.scores.keys()]
+    if bare:
+        return _by_seed([(seed, "its per-event scores are not there") for seed in bare], len(done))
+    groups = done[0].scores["group"].long().cpu()
+    alike = all(
+        cell.record.split_hash == done[0].record.split_hash
+        and torch.equal(cell.scores["group"].long().cpu(), groups)
+        for cell in done
+    )
+    if not alike:
+        return "its seeds were tested on splits that differ; run them again on one split"
+    values = torch.stack([cell.scores["log_prob"].double().cpu() for cell in done]).mean(0)
+    lost = int((~values.isfinite()).sum())
+    if lost:
+        return f"log q is not finite at {lost} of {len(values)} test events"
+    digest = hashlib.sha256(groups.contiguous().numpy().tobytes()).hexdigest()
+    return _Scores(values, groups, (done[0].record.split_hash, digest))
+
+
+def _compare(pairs: list[tuple[dict[str, Any], _Scores | str | None]], missing: list[Missing]) -> None:
+    """Fill delta, best and tied of the models of one dataset that were tested on the same events."""
+
+    def empty(row: dict[str, Any], column: str, reason: str) -> None:
+        missing.append(Missing(row["dataset"], row["model"], column, reason))
+
+    able: list[tuple[dict[str, Any], _Scores]] = []
+    for row, scores in pairs:
+        if isinstance(scores, _Scores) and math.isfinite(row["nll_nats"]):
+            able.append((row, scores))
+        elif scores is not None:
+            empty(row, "delta_nll", scores if isinstance(scores, str) else "it has no NLL")
+    # An NLL on other events says nothing here. The split of most models stands; without a majority, none.
+    counts = Counter(scores.key for _, scores in able).most_common()
+    if len(counts) > 1:
+        clear = counts[0][1] > counts[1][1]
+        short = {key: f"{key[0][:8] or 'without hash'}/{key[1][:4]}" for key, _ in counts}
+        listed = "; ".join(
+            f"{', '.join(r['model'] for r, s in able if s.key == key)} on {short[key]}" for key, _ in counts
+        )
+        for row, scores in able:
+            if not clear or scores.key != counts[0][0]:
+                empty(
+                    row,
+                    "delta_nll",
+                    f"the splits differ (split/groups: {listed}); run the cells on one split",
+                )
+        able = [(row, scores) for row, scores in able if clear and scores.key == counts[0][0]]
+    if not able:
+        return
+    best, best_scores = min(able, key=lambda pair: pair[0]["nll_nats"])
+    best["best"] = True
+    for row, scores in able:
+        row["delta_nll"], row["delta_se"] = clustered_mean(
+            best_scores.log_prob - scores.log_prob, scores.groups
+        )
+        # False for the NaN error of a single group.
+        row["tied"] = row is best or abs(row["delta_nll"]) <= 2 * row["delta_se"]
+        if math.isnan(row["delta_se"]):
+            empty(row, "delta_se", _ONE_GROUP)

@@ -1,0 +1,509 @@
+"""table: columns by name from every kind of file, and one-line errors for whatever does not fit."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from flowzoo import config as configs
+from flowzoo.config import ConfigError
+from flowzoo.data import Splits, configure
+from flowzoo.data.table import Table
+from flowzoo.registry import MissingDependency
+
+ROWS = 400
+
+
+def arrays():
+    """A small catalogue: redshift given magnitudes, with text and with arrays of other lengths."""
+    rng = np.random.default_rng(0)
+    return {
+        "redshift": rng.gamma(2, 0.5, ROWS).astype(np.float32),
+        "mag": rng.normal(24, 1, (ROWS, 3)).astype(np.float32),
+        "sfr": np.where(np.arange(ROWS) % 4 > 0, 0.0, rng.gamma(2, 1, ROWS)),
+        "galaxy": np.repeat(np.arange(20), 20),
+        "survey": np.array(["deep", "wide"] * (ROWS // 2)),
+        "bands": np.array(["u", "g", "r"]),
+        "cube": rng.normal(size=(ROWS, 2, 2)),
+        "version": np.array(3),
+    }
+
+
+@pytest.fixture
+def npz(tmp_path):
+    path = tmp_path / "catalogue.npz"
+    np.savez(path, **arrays())
+    return str(path)
+
+
+def write(tmp_path, **columns):
+    """An .npz with these columns."""
+    path = tmp_path / "table.npz"
+    np.savez(path, **columns)
+    return str(path)
+
+
+def load(**options):
+    return configure("table", options).load()
+
+
+# -- columns
+
+
+def test_two_dimensional_array_is_as_many_columns(npz):
+    data = load(path=npz, x="redshift", context="mag")
+    assert data.names == ("redshift",)
+    assert data.context_names == ("mag[0]", "mag[1]", "mag[2]")
+    assert np.array_equal(data.context.numpy(), arrays()["mag"])
+    assert np.array_equal(data.x[:, 0].numpy(), arrays()["redshift"])
+
+
+def test_single_columns_and_ranges_of_an_array_can_be_named(npz):
+    data = load(path=npz, x=["mag[2]"], context="mag[0:2], redshift")
+    assert np.array_equal(data.x[:, 0].numpy(), arrays()["mag"][:, 2])
+    assert data.context_names == ("mag[0]", "mag[1]", "redshift")
+
+
+@pytest.mark.parametrize("x", ["redshift,sfr", "redshift, sfr", ["redshift", "sfr"], ("redshift", "sfr")])
+def test_columns_can_be_text_or_a_list(npz, x):
+    assert load(path=npz, x=x).names == ("redshift", "sfr")
+    assert Table(path=npz, x=x).load().names == ("redshift", "sfr")
+
+
+def test_no_context_gives_an_unconditional_dataset(npz):
+    data = load(path=npz, x="redshift")
+    assert data.context_shape == (0,)
+    assert Splits.make(data).maps()[1].to_latent(data.context)[0].shape == (1, 0)
+
+
+def test_groups_may_be_numbers_or_text_and_are_kept_whole(npz):
+    data = load(path=npz, x="redshift", context="mag", group="galaxy")
+    assert data.groups.tolist() == arrays()["galaxy"].tolist()
+    splits = Splits.make(data)
+    assert not set(splits.train.groups.tolist()) & set(splits.test.groups.tolist())
+    named = load(path=npz, x="redshift", group="survey")
+    assert named.groups.tolist() == [0, 1] * (ROWS // 2)
+
+
+def test_context_that_is_constant_in_each_group_is_stored_once_per_group(tmp_path):
+    galaxy = np.repeat([7, 3, 5], 10)
+    path = write(tmp_path, x=np.random.default_rng(0).normal(size=30), galaxy=galaxy, mass=galaxy * 2.0)
+    data = load(path=path, x="x", context="mass", group="galaxy")
+    assert data.context[:, 0].tolist() == [6, 10, 14]
+    assert data.context[data.context_index][:, 0].tolist() == (galaxy * 2.0).tolist()
+
+
+def test_split_of_a_table_does_not_depend_on_the_order_of_its_rows(tmp_path):
+    x = np.random.default_rng(0).normal(size=60)
+    galaxy = np.array([f"g{i // 3}" for i in range(60)])
+    order = np.random.default_rng(1).permutation(60)
+    tests = []
+    for number, rows in enumerate((np.arange(60), order)):
+        path = tmp_path / f"{number}.npz"
+        np.savez(path, x=x[rows], galaxy=galaxy[rows])
+        splits = Splits.make(load(path=str(path), x="x", group="galaxy"))
+        tests.append(sorted(splits.test.x[:, 0].tolist()))
+    assert tests[0] == tests[1]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [np.arange(30) % 3, np.array(["train", "Validation", "test"] * 10), np.array([0.0, 1.0, 2.0] * 10)],
+)
+def test_official_split_is_read(tmp_path, column):
+    path = write(tmp_path, x=np.random.default_rng(0).normal(size=30), part=column)
+    assert load(path=path, x="x", split="part").given_split.tolist() == [0, 1, 2] * 10
+
+
+def test_official_split_with_other_values_is_refused(tmp_path):
+    path = write(tmp_path, x=np.arange(3.0), part=np.array(["train", "dev", "test"]))
+    with pytest.raises(ValueError, match="must hold 0, 1, 2 or train, validation, test; it also has dev"):
+        load(path=path, x="x", split="part")
+
+
+def test_units_reach_every_column(npz):
+    data = load(path=npz, x="redshift", context="mag,sfr", units="mag=AB mag, sfr=Msun/yr")
+    assert data.units == ("",)
+    assert data.context_units == ("AB mag", "AB mag", "AB mag", "Msun/yr")
+    with pytest.raises(ConfigError, match="no column 'sfq': did you mean 'sfr'"):
+        load(path=npz, x="redshift", units="sfq=Msun/yr")
+
+
+# -- missing values
+
+
+def test_missing_context_is_filled_with_the_median_and_flagged(tmp_path):
+    u = np.array([1.0, 99, 3, 99, 2, 5])
+    path = write(tmp_path, z=np.arange(6.0), u=u, g=np.arange(6.0))
+    data = load(path=path, x="z", context="u,g", missing="99")
+    assert data.context_names == ("u", "g", "u missing")
+    assert data.context[:, 0].tolist() == [1, 2.5, 3, 2.5, 2, 5]
+    assert data.context[:, 2].tolist() == [0, 1, 0, 1, 0, 0]
+    assert "'u' is missing in 2 of 6 rows: filled with the median of the others, 2.5" in data.notes[0]
+
+
+def test_missing_flags_stay_zero_and_one_in_network_units(tmp_path):
+    rng = np.random.default_rng(0)
+    u = np.where(rng.random(200) < 0.3, 99, rng.normal(25, 1, 200))
+    path = write(tmp_path, z=rng.normal(size=200), u=u)
+    splits = Splits.make(load(path=path, x="z", context="u", missing=99, context_log="u"))
+    c = splits.maps()[1].to_latent(splits.train.context)[0]
+    assert set(c[:, 1].tolist()) == {0.0, 1.0}
+    assert float(c[:, 0].mean()) == pytest.approx(0, abs=1e-4)
+    assert float(c[:, 0].std()) == pytest.approx(1, abs=0.01)
+
+
+def test_rows_with_missing_x_are_left_out_and_counted(tmp_path):
+    x = np.array([0.5, -1, 2, -99.9, 4], dtype=np.float32)
+    path = write(tmp_path, x=x, c=np.arange(5.0), g=np.array(["a", "b", "c", "d", "e"]), s=np.arange(5) % 3)
+    data = load(path=path, x="x", context="c", group="g", split="s", missing=(-1, -99.9))
+    assert data.x[:, 0].tolist() == [0.5, 2, 4]
+    assert data.context[data.context_index][:, 0].tolist() == [0, 2, 4]
+    assert data.given_split.tolist() == [0, 2, 1]
+    assert len(data.groups) == 3
+    assert data.notes == ("left out the 2 of 5 rows in which 'x' is missing",)
+
+
+def test_nan_means_missing_only_if_declared(tmp_path):
+    path = write(tmp_path, x=np.arange(8.0), c=np.array([1.0, np.nan, 3, 4, 5, 6, 7, 8]))
+    with pytest.raises(ValueError, match=r"column 'c': 1 of 8 rows are not finite \(1 NaN\)"):
+        Splits.make(load(path=path, x="x", context="c"))
+    data = load(path=path, x="x", context="c", missing="nan")
+    assert data.context[1].tolist() == [5, 1]
+
+
+def test_sentinels_are_never_guessed(tmp_path):
+    path = write(tmp_path, x=np.arange(5.0), c=np.array([20.0, 99, 21, 99, 22]))
+    data = load(path=path, x="x", context="c")
+    assert data.context_names == ("c",)
+    assert data.context[1, 0] == 99
+    assert data.notes == ()
+
+
+def test_column_that_is_missing_everywhere_is_refused(tmp_path):
+    path = write(tmp_path, x=np.arange(5.0), c=np.full(5, 99.0))
+    with pytest.raises(ValueError, match="'c': all 5 rows are missing; leave it out of the context"):
+        load(path=path, x="x", context="c", missing=99)
+    with pytest.raises(ValueError, match="x is missing in all 5 rows"):
+        load(path=path, x="c", missing=99)
+
+
+def test_options_fit_into_a_strict_json_record(npz):
+    config = configure(
+        "table", {"path": npz, "x": "redshift", "missing": "99, nan", "noise": {"redshift": "1e-3"}}
+    )
+    assert json.loads(json.dumps(configs.to_dict(config), allow_nan=False))["missing"] == [99.0, "nan"]
+    assert config.noise == {"redshift": 1e-3}
+
+
+# -- atoms and noise
+
+
+def test_atom_is_refused_and_both_remedies_of_the_message_work(npz):
+    with pytest.raises(ValueError, match=r"'sfr': 300 of 400 rows \(75%\) are exactly 0.*`noise`"):
+        Splits.make(load(path=npz, x="redshift,sfr"))
+    assert Splits.make(load(path=npz, x="redshift")).train.x.shape == (280, 1)
+    assert Splits.make(load(path=npz, x="redshift,sfr", noise="sfr=0.01")).train.x.shape == (280, 2)
+
+
+def test_noise_is_uniform_recorded_and_seeded(npz):
+    first, again, other = (
+        load(path=npz, x="redshift,sfr", noise={"sfr": "0.5"}, seed=s) for s in ("0", "0", "1")
+    )
+    added = first.x[:, 1].numpy() - arrays()["sfr"]
+    assert added.min() > -1e-6
+    assert added.max() < 0.5 + 1e-6
+    assert added.std() == pytest.approx(0.5 / 12**0.5, rel=0.1)
+    assert torch.equal(first.x, again.x)
+    assert not torch.equal(first.x[:, 1], other.x[:, 1])
+    assert torch.equal(first.x[:, 0], other.x[:, 0])
+    assert first.notes == ("added 0.5 * U(0, 1) to 'sfr', seed 0",)
+
+
+def test_noise_that_float32_swallows_is_refused_with_an_amount_that_works(tmp_path):
+    x = np.random.default_rng(0).normal(size=300)
+    x[:100] = 5000
+    path = write(tmp_path, x=x)
+    with pytest.raises(ValueError, match=r"frequent value 5000: give 0\.49 or more"):
+        load(path=path, x="x", noise="x=0.001")
+    assert len(Splits.make(load(path=path, x="x", noise="x=0.49")).train) == 210
+
+
+@pytest.mark.parametrize(
+    "noise", [{"mag": 0.1}, {"nothing": 0.1}, {"redshift": 0}, {"redshift": "a"}, "redshift"]
+)
+def test_noise_on_other_columns_or_of_no_size_is_refused(npz, noise):
+    with pytest.raises(
+        ConfigError, match=r"which is not in x|has no column|greater than 0|valid number|column=value"
+    ):
+        load(path=npz, x="redshift", noise=noise)
+
+
+# -- maps
+
+
+def test_log_of_a_column_keeps_the_density_in_its_own_units(tmp_path):
+    x = np.exp(np.random.default_rng(0).normal(2, 1, (5000, 2)))
+    path = write(tmp_path, x=x)
+    splits = Splits.make(load(path=path, x="x", log="x[1]"))
+    x_map, _ = splits.maps()
+    u, slope = x_map.to_latent(splits.test.x)
+    y = splits.test.x.requires_grad_()
+    gradient = torch.autograd.grad(x_map.to_latent(y)[0].sum(), y)[0]
+    assert torch.allclose(slope, gradient.log(), atol=1e-4)
+    assert abs(float((u[:, 1] ** 3).mean())) < 0.3  # a normal has no skew, which the raw column has
+    assert float((u[:, 0] ** 3).mean()) > 1
+    assert torch.allclose(x_map.to_data(u)[0], splits.test.x, rtol=1e-4)
+
+
+@pytest.mark.parametrize("option", ["log", "context_log"])
+def test_log_of_a_value_that_has_none_is_refused_with_the_count(tmp_path, option):
+    a, b = np.arange(1.0, 9), np.arange(1.0, 9)
+    (a if option == "log" else b)[3:5] = 0
+    path = write(tmp_path, a=a, b=b)
+    with pytest.raises(ValueError, match="2 of 8 rows are <= 0, which has no logarithm"):
+        load(path=path, x="a", context="b", **{option: "a" if option == "log" else "b"})
+
+
+def test_log_of_a_column_that_is_not_there_is_refused(npz):
+    with pytest.raises(ConfigError, match="log names 'sfr', which is not in x; x has redshift"):
+        load(path=npz, x="redshift", log="sfr")
+    with pytest.raises(
+        ConfigError, match="context_log names 'sfr', which is not in context; context has no col"
+    ):
+        load(path=npz, x="redshift", context_log="sfr")
+
+
+def test_maps_leave_sentinels_and_test_rows_out_of_their_constants(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=90)
+    part = np.arange(90) % 3
+    x[part == 2] += 1000
+    splits = Splits.make(load(path=write(tmp_path, x=x, part=part), x="x", split="part"))
+    assert abs(float(splits.maps()[0].mean)) < 1
+
+
+# -- what does not fit
+
+
+def test_unknown_column_is_refused_with_those_that_exist(npz):
+    with pytest.raises(ConfigError, match="no column 'redshft': did you mean 'redshift'") as error:
+        load(path=npz, x="redshft")
+    listing = str(error.value).split("its columns are ")[1]
+    assert listing == "redshift, mag[0:3], sfr, galaxy, survey"
+
+
+@pytest.mark.parametrize("name", ["mag[3]", "mag[2:9]", "mag[2:1]", "redshift[0]"])
+def test_column_outside_its_array_is_refused(npz, name):
+    with pytest.raises(ConfigError, match="has no column"):
+        load(path=npz, x="sfr", context=name)
+
+
+@pytest.mark.parametrize("name", ["bands", "cube", "version"])
+def test_arrays_that_are_no_columns_are_refused_with_their_shape(npz, name):
+    with pytest.raises(ConfigError, match=rf"'{name}' has shape .* no column beside 'redshift' \(400 rows\)"):
+        load(path=npz, x="redshift", context=name)
+
+
+def test_text_in_x_or_context_is_refused(npz):
+    with pytest.raises(ConfigError, match=r"column 'survey' holds text, for example .*deep"):
+        load(path=npz, x="redshift", context="survey")
+
+
+def test_column_used_twice_is_refused(npz):
+    with pytest.raises(ConfigError, match=r"'mag\[1\]' is both in x and in context"):
+        load(path=npz, x="mag[1]", context="mag")
+    with pytest.raises(ConfigError, match="'redshift' is named twice"):
+        load(path=npz, x="redshift,redshift")
+
+
+def test_group_must_be_one_column_with_a_value_in_each_row(npz, tmp_path):
+    with pytest.raises(ConfigError, match="'mag' is 3 columns"):
+        load(path=npz, x="redshift", group="mag")
+    path = write(tmp_path, x=np.arange(3.0), g=np.array([1, np.nan, 2]))
+    with pytest.raises(ValueError, match="group column 'g': 1 of 3 rows have no value"):
+        load(path=path, x="x", group="g")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (2_459_000 + np.linspace(0, 1, 50), "subtract an offset"),
+        (10.0 ** np.linspace(0, 60, 50), "beyond float32"),
+    ],
+)
+def test_columns_that_float32_cannot_hold_are_refused(tmp_path, values, text):
+    path = write(tmp_path, t=values)
+    with pytest.raises(ValueError, match=f"column 't'.*{text}"):
+        load(path=path, x="t")
+
+
+def test_no_rows_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no rows"):
+        load(path=write(tmp_path, x=np.zeros(0)), x="x")
+
+
+def test_x_must_name_a_column(npz):
+    with pytest.raises(ConfigError, match="x names no column"):
+        load(path=npz, x="")
+    with pytest.raises(ConfigError, match="Field required"):
+        configure("table", {"path": npz})
+
+
+def test_values_that_do_not_fit_an_option_are_refused_by_its_name(npz):
+    with pytest.raises(ConfigError, match=r"table\.missing: .*must be a number or nan; got 'none'"):
+        load(path=npz, x="redshift", missing="none")
+    with pytest.raises(ConfigError, match="table has no option 'columns'"):
+        load(path=npz, columns="redshift")
+
+
+# -- files
+
+
+@pytest.fixture
+def frame():
+    a = arrays()
+    return pd.DataFrame(
+        {"redshift": a["redshift"], "u mag": a["mag"][:, 0], "survey": a["survey"], "n": a["galaxy"]}
+    )
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "h5", "hdf5"])
+def test_every_kind_of_file_gives_the_same_columns(tmp_path, frame, ending):
+    path = tmp_path / f"catalogue.{ending}"
+    if ending == "csv":
+        frame.to_csv(path, index=False)
+    elif ending == "parquet":
+        pytest.importorskip("pyarrow")
+        frame.to_parquet(path)
+    else:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            for name in frame:
+                column = frame[name].to_numpy(dtype=object if name == "survey" else None)
+                file[name] = column
+    data = load(path=str(path), x="redshift", context="u mag,n", group="survey")
+    assert np.allclose(data.x[:, 0].numpy(), arrays()["redshift"])
+    assert np.allclose(data.context[data.context_index].numpy()[:, 0], arrays()["mag"][:, 0])
+    assert data.context_names == ("u mag", "n")
+    assert data.groups.tolist() == [0, 1] * (ROWS // 2)
+    with pytest.raises(ConfigError, match=r"columns are .*redshift"):
+        load(path=str(path), x="other")
+    with pytest.raises(ConfigError, match="'survey' holds text"):
+        load(path=str(path), x="survey")
+
+
+def test_nested_and_compound_hdf5_datasets_are_columns(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    table = np.zeros(50, dtype=[("mass", "f8"), ("age", "f4")])
+    table["mass"] = np.random.default_rng(0).normal(size=50)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["gas/pos"] = np.random.default_rng(1).normal(size=(50, 3))
+        file["stars"] = table
+    data = load(path=str(tmp_path / "a.h5"), x="gas/pos", context="stars/mass")
+    assert data.names == ("gas/pos[0]", "gas/pos[1]", "gas/pos[2]")
+    assert np.allclose(data.context[:, 0].numpy(), table["mass"])
+
+
+@pytest.mark.parametrize(
+    ("ending", "package", "extra"), [("h5", "h5py", "hdf5"), ("parquet", "pyarrow", "parquet")]
+)
+def test_missing_reader_names_the_extra_that_brings_it(tmp_path, monkeypatch, ending, package, extra):
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(b"anything")
+    for module in [m for m in sys.modules if m.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependency, match=rf"needs {package}.*pip install 'flowzoo\[{extra}\]'"):
+        load(path=str(path), x="x")
+
+
+@pytest.mark.parametrize("ending", ["npz", "csv", "parquet", "h5"])
+@pytest.mark.parametrize("content", [b"", b"\x89nothing\x00\xff\xfe of the kind"])
+def test_empty_and_damaged_files_are_refused_in_one_line(tmp_path, ending, content):
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.{ending}") as error:
+        load(path=str(path), x="x")
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_arrays_are_never_unpickled(tmp_path):
+    path = write(tmp_path, x=np.arange(5.0), bad=np.array([{}, {}, {}, {}, {}], dtype=object))
+    with pytest.raises(ValueError, match="'bad' cannot be read"):
+        load(path=path, x="x", context="bad")
+    assert len(load(path=path, x="x")) == 5
+
+
+def test_single_array_in_place_of_an_archive_is_refused(tmp_path):
+    with open(tmp_path / "a.npz", "wb") as file:
+        np.save(file, np.arange(5.0))
+    with pytest.raises(ValueError, match="a single array"):
+        load(path=str(tmp_path / "a.npz"), x="x")
+
+
+def test_csv_rows_longer_than_the_header_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1,2,3\n4,5,6\n")
+    with pytest.raises(ValueError, match=r"not a readable \.csv file"):
+        load(path=str(tmp_path / "a.csv"), x="a")
+
+
+def test_csv_with_gaps_and_spaces_is_read(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "z, u\n" + "".join(f"{i}, {'' if i % 3 == 0 else i / 7}\n" for i in range(9))
+    )
+    data = load(path=str(tmp_path / "a.csv"), x="z", context="u", missing="nan")
+    assert data.context_names == ("u", "u missing")
+    assert data.context[:, 1].tolist() == [1, 0, 0] * 3
+
+
+def test_csv_without_rows_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n")
+    with pytest.raises(ValueError, match="has no rows"):
+        load(path=str(tmp_path / "a.csv"), x="a")
+
+
+def test_missing_file_and_unknown_ending_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such file: nowhere/a\.npz"):
+        load(path="nowhere/a.npz", x="x")
+    with pytest.raises(
+        ValueError, match=r"unknown ending '.fits'; known are .npz, .csv, .parquet, .h5, .hdf5"
+    ):
+        load(path="a.fits", x="x")
+
+
+# -- real data
+
+
+@pytest.fixture
+def real():
+    if "FLOWZOO_DATA" not in os.environ:
+        pytest.skip("FLOWZOO_DATA is not set: no real tables")
+    return Path(os.environ["FLOWZOO_DATA"])
+
+
+def test_photometric_redshifts_load_with_their_non_detections_flagged(real):
+    path = str(real / "photoz_dc2" / "train.npz")
+    data = load(path=path, x="redshift", context="mag", missing="99", log="redshift")
+    assert data.event_shape == (1,)
+    assert data.context_names[6:] == ("mag[0] missing", "mag[1] missing")
+    assert int(data.context[:, 6].sum()) == 714
+    assert float(data.context[:, :6].max()) < 99
+    splits = Splits.make(data)
+    c = splits.maps()[1].to_latent(splits.train.context)[0]
+    assert float(c[:, :6].std()) == pytest.approx(1, abs=0.01)
+
+
+def test_gas_cells_split_by_galaxy_once_the_star_formation_rate_is_left_out(real):
+    path = str(real / "gas_catalogue" / "gas.npz")
+    with pytest.raises(ValueError, match=r"'cells\[8\]': 253259 of 290416 rows \(87%\) are exactly 0"):
+        Splits.make(load(path=path, x="cells", group="galaxy_index"))
+    splits = Splits.make(load(path=path, x="cells[0:8],cells[9]", group="galaxy_index"))
+    assert splits.train.x.shape[1] == 9
+    assert len(torch.unique(splits.test.groups)) == 6
+    assert not set(splits.train.groups.tolist()) & set(splits.test.groups.tolist())
