@@ -234,7 +234,7 @@ class Columns(Bijector):
 
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """Fit the inner map on its columns."""
-        chosen = None if names is None else [names[c] for c in self.columns]
+        chosen = [names[c] for c in self.columns] if names else None
         self.bijector.fit(x[..., self.columns], chosen)
         return self.to_latent(x)[0]
 

@@ -42,15 +42,17 @@ def make(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
-            raise ConfigError(f"{where} has no option '{key}': {hint}its options are {', '.join(known) or 'none'}")
+            raise ConfigError(
+                f"{where} has no option '{key}': {hint}its options are {', '.join(known) or 'none'}"
+            )
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:1]) or "value"
+        name = "".join(f".{part}" for part in first["loc"][:1])
         text = str(first["msg"]).removeprefix("Value error, ")
-        came = "" if name == "value" else f" (got {first['input']!r})"
-        raise ConfigError(f"{where}.{name}: {text}{came}") from None
+        came = f" (got {first['input']!r})" if name else ""
+        raise ConfigError(f"{where}{name}: {text}{came}") from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:

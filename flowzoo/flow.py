@@ -62,6 +62,8 @@ class ConditionalFlow(nn.Module):
     init_events: ClassVar[int | None] = 4096
     #: why a training step of this model has to wait for the host, or None if it does not
     host_sync: ClassVar[str | None] = None
+    #: network passes that must follow one another to draw an event
+    sequential_passes: int = 1
     #: numbers per chunk when no gradient is wanted: bounds the memory of sampling and scoring
     chunk_elements: int = 2**19
 
@@ -207,7 +209,11 @@ class ConditionalFlow(nn.Module):
         return x, log_det + log_slope.flatten(1).sum(1)
 
     def _draw(
-        self, context: Tensor | None, shape: Sequence[int], generator: torch.Generator | None, temperature: float
+        self,
+        context: Tensor | None,
+        shape: Sequence[int],
+        generator: torch.Generator | None,
+        temperature: float,
     ) -> tuple[Tensor, Tensor]:
         like = next(self._tensors(), torch.empty(0))
         if context is None:

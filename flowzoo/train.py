@@ -18,6 +18,7 @@ from flowzoo.data import Split, Splits
 from flowzoo.flow import ConditionalFlow
 from flowzoo.progress import bar
 from flowzoo.seeding import generator
+from flowzoo.stepper import Stepper
 
 
 @dataclass(frozen=True)
@@ -145,100 +146,67 @@ def mean_nll(flow: ConditionalFlow, x: Tensor, context: Tensor) -> float:
 
 
 class _Trainer:
+    """The loop around the stepper: rate, validation, early stop, checkpoints."""
+
     def __init__(
         self, flow: ConditionalFlow, splits: Splits, config: FitConfig, seed: int, path: Path | None
     ) -> None:
         self.flow, self.splits, self.config, self.seed, self.path = flow, splits, config, seed, path
-        self.train = splits.train
-        device = self.train.x.device
-        self.device = device
-        self.order = generator(seed, "order", device=device)
-        self.noise = generator(seed, "noise", device=device)
         self.state = _Progress()
         self.validation = _subset(splits.validation, config.validation_events, seed)
-        self.parameters = [p for p in flow.parameters() if p.requires_grad]
-        self.batch_size = min(config.batch_size, len(self.train))
-        self.batches = len(self.train) // self.batch_size
-        self.epoch_state = self.order.get_state()
-        self.permutation = torch.empty(0, dtype=torch.long, device=device)
-        # Non-finite losses are watched by a number on the device, read at validations: no wait in a step.
-        self.first_bad = torch.full((), -1, dtype=torch.long, device=device)
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.best_weights: dict[str, Tensor] = {}
 
     def run(self, label: str, show: bool | None, on_step: Callable[[int], None] | None) -> FitResult:
-        if not self.parameters:
+        if not any(p.requires_grad for p in self.flow.parameters()):
             self._initialize()
             nll = mean_nll(self.flow, *self.validation)
             return FitResult("ok", "closed form: nothing to train", 0, 0.0, 0, nll, [])
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=self.config.lr, weight_decay=self.config.weight_decay
-        )
+        self.stepper = Stepper(self.flow, self.splits.train, self.config, self.seed)
         if not self._resume():
             self._initialize()
             self._validate()
-            self._keep_best()
-        status, reason = "ok", f"took all {self.config.steps} steps"
         state, config = self.state, self.config
         started = time.monotonic() - state.seconds
+        status, reason = "ok", ""
         self.flow.train()
         with bar(label, config.steps, shown=show) as update:
-            while state.step < config.steps:
-                if config.patience and state.stale >= config.patience:
-                    reason = f"no better validation in {state.stale} evaluations; stopped at step {state.step}"
+            while not reason:
+                state.seconds = time.monotonic() - started
+                reason = self._enough()
+                if reason:
                     break
-                if config.minutes is not None and time.monotonic() - started > 60 * config.minutes:
-                    reason = f"used all {config.minutes:g} minutes; stopped at step {state.step}"
-                    break
-                self.step()
+                self.stepper.set_rate(self._rate())
+                self.stepper.step()
                 state.step += 1
                 if state.step % config.evaluate_every == 0 or state.step == config.steps:
-                    bad = int(self.first_bad)
-                    if bad >= 0:
-                        status, reason = "diverged", f"the loss was not finite at step {bad}"
+                    trouble = self._validate()
+                    if trouble:
+                        status, reason = "diverged", trouble
                         break
-                    state.seconds = time.monotonic() - started
-                    nll = self._validate()
-                    if not math.isfinite(nll):
-                        status, reason = "diverged", f"the validation NLL was {nll} at step {state.step}"
-                        break
-                    rate = state.step / max(state.seconds, 1e-9)
-                    update(state.step, f"validation {nll:.3f} (best {state.best:.3f}) nats, {rate:.0f} steps/s")
-                if state.step % config.checkpoint_every == 0:
-                    state.seconds = time.monotonic() - started
+                    rate = state.step / (time.monotonic() - started)
+                    update(state.step, f"validation {state.best:.3f} nats, {rate:.0f} steps/s")
+                if state.step % config.checkpoint_every == 0 and state.step < config.steps:
                     self._save()
                 if on_step is not None:
                     on_step(state.step)
-        state.seconds = time.monotonic() - started
-        if self.best_weights:
-            self.flow.load_state_dict(self.best_weights)
+        if status == "ok":
+            self._save()  # so that a kill after training does not train again
+        self.flow.load_state_dict(self.best_weights)
         self.flow.eval()
         return FitResult(
             status, reason, state.step, state.seconds, state.best_step, state.best, state.history
         )
 
-    def step(self) -> None:
-        """One optimiser step; nothing in it waits for the host."""
-        position = self.state.step % self.batches
-        if position == 0 or not len(self.permutation):
-            self.epoch_state = self.order.get_state() if position == 0 else self.epoch_state
-            self.order.set_state(self.epoch_state)
-            self.permutation = torch.randperm(len(self.train), generator=self.order, device=self.device)
-        index = self.permutation[position * self.batch_size : (position + 1) * self.batch_size]
-        x, context = self.train.batch(index, self.noise)
-        rate = self._rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = -self.flow(x, context).mean()
-        loss.backward()
-        if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        self.optimizer.step()
-        detached = loss.detach()
-        bad = (self.first_bad < 0) & ~torch.isfinite(detached)
-        self.first_bad = torch.where(bad, self.state.step, self.first_bad)
-        self.loss_sum += detached
+    def _enough(self) -> str:
+        """Why to stop now, or nothing."""
+        state, config = self.state, self.config
+        if state.step >= config.steps:
+            return f"took all {config.steps} steps"
+        if config.patience and state.stale >= config.patience:
+            return f"stopped at step {state.step}: no better validation in {state.stale} evaluations"
+        if config.minutes is not None and state.seconds > 60 * config.minutes:
+            return f"stopped at step {state.step}: used all {config.minutes:g} minutes"
+        return ""
 
     def _rate(self) -> float:
         config, state = self.config, self.state
@@ -246,7 +214,7 @@ class _Trainer:
         if config.minutes is not None:
             done = max(done, min(1.0, state.seconds / (60 * config.minutes)))
         if done < config.warmup:
-            return config.lr * (state.step + 1) / max(1, math.ceil(config.warmup * config.steps))
+            return config.lr * (state.step + 1) / math.ceil(config.warmup * config.steps)
         factor = 1.0
         if config.schedule == "cosine":
             along = (done - config.warmup) / max(1e-9, 1 - config.warmup)
@@ -256,46 +224,40 @@ class _Trainer:
         return config.lr * (config.lr_floor + (1 - config.lr_floor) * factor)
 
     def _initialize(self) -> None:
-        count = self.flow.init_events or len(self.train)
-        source = generator(self.seed, "initialize", device=self.device)
-        index = torch.randperm(len(self.train), generator=source, device=self.device)[:count]
-        self.flow.initialize(*self.train.batch(index, source))
+        train = self.splits.train
+        source = generator(self.seed, "initialize", device=train.x.device)
+        index = torch.randperm(len(train), generator=source, device=train.x.device)[: self.flow.init_events]
+        self.flow.initialize(*train.batch(index, source))
 
-    def _validate(self) -> float:
+    def _validate(self) -> str:
+        """Score the validation split and keep the best weights; returns what is wrong, or nothing."""
         state, config = self.state, self.config
+        if state.step:
+            bad = int(self.stepper.first_bad)
+            if bad >= 0:
+                return f"the loss was not finite at step {bad}"
         nll = mean_nll(self.flow, *self.validation)
         since = state.step - (state.history[-1]["step"] if state.history else 0)
-        train_nll = float(self.loss_sum) / since if since else nll
-        self.loss_sum.zero_()
-        state.history.append(
-            {"step": state.step, "train_nll": train_nll, "validation_nll": nll, "lr": self._rate()}
-        )
-        if nll < state.best:
+        train_nll = self.stepper.take_loss() / since if since else nll
+        if math.isfinite(nll):
+            row = {"step": state.step, "train_nll": train_nll, "validation_nll": nll, "lr": self._rate()}
+            state.history.append(row)
+        if nll < state.best or not self.best_weights:
             state.best, state.best_step, state.stale = nll, state.step, 0
-            self._keep_best()
+            self.best_weights = {k: v.detach().clone() for k, v in self.flow.state_dict().items()}
         else:
             state.stale += 1
-            if config.schedule == "plateau" and state.stale % max(1, config.patience // 2) == 0:
+            if state.stale % max(1, config.patience // 2) == 0:
                 state.shrink /= 2
-        return nll
-
-    def _keep_best(self) -> None:
-        self.best_weights = {k: v.detach().clone() for k, v in self.flow.state_dict().items()}
+        return "" if math.isfinite(nll) else f"the validation NLL was {nll} at step {state.step}"
 
     def _save(self) -> None:
         if self.path is None:
             return
         tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best_weights.items()}
-        optimizer = self.optimizer.state_dict()
-        for number, moments in optimizer["state"].items():
-            tensors |= {f"optimizer.{number}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-        tensors["generator.epoch"] = self.epoch_state
-        tensors["generator.order"] = self.order.get_state()
-        tensors["generator.noise"] = self.noise.get_state()
-        tensors["watch.first_bad"], tensors["watch.loss_sum"] = self.first_bad, self.loss_sum
-        meta = {"fit": self._identity(), "state": vars(self.state)}
-        save_tensors(self.path, tensors, meta)
+        tensors |= {f"stepper.{k}": v for k, v in self.stepper.tensors().items()}
+        save_tensors(self.path, tensors, {"fit": self._identity(), "state": vars(self.state)})
 
     def _resume(self) -> bool:
         """Take up the state of the checkpoint, if there is one."""
@@ -304,24 +266,13 @@ class _Trainer:
         tensors, meta = load_tensors(self.path)
         if meta.get("fit") != self._identity():
             raise CheckpointError(
-                f"{self.path}: written by a run with other options or other data; "
-                "delete it, or give another path"
+                f"{self.path}: written by a run with other options or other data; delete it, or give another path"
             )
         self.state = _Progress(**meta["state"])
+        device = self.splits.train.x.device
         self.flow.load_state_dict(_part(tensors, "flow."))
-        self.best_weights = {k: v.to(self.device) for k, v in _part(tensors, "best.").items()}
-        moments: dict[int, dict[str, Any]] = {}
-        for key, value in _part(tensors, "optimizer.").items():
-            number, name = key.split(".", 1)
-            moments.setdefault(int(number), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.epoch_state = tensors["generator.epoch"]
-        self.permutation = self.permutation[:0]
-        self.order.set_state(tensors["generator.order"])
-        self.noise.set_state(tensors["generator.noise"])
-        self.first_bad = tensors["watch.first_bad"].to(self.device)
-        self.loss_sum = tensors["watch.loss_sum"].to(self.device)
+        self.best_weights = {k: v.to(device) for k, v in _part(tensors, "best.").items()}
+        self.stepper.restore(_part(tensors, "stepper."))
         return True
 
     def _identity(self) -> dict[str, Any]:

@@ -96,7 +96,9 @@ class Data:
         for name in ("context_index", "groups", "given_split"):
             column = getattr(self, name)
             if column is not None and len(column) != count:
-                raise ValueError(f"{name} must have one entry per event; got {len(column)} for {count} events")
+                raise ValueError(
+                    f"{name} must have one entry per event; got {len(column)} for {count} events"
+                )
         assert self.context_index is not None
         for row in (int(self.context_index.min()), int(self.context_index.max())) if count else ():
             if not 0 <= row < len(self.context):

@@ -6,9 +6,8 @@ option exists is checked here, where its line in the file is still known.
 
 from __future__ import annotations
 
-import copy
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,12 +49,12 @@ def read(
 
     Args:
         config: YAML, ``{data: ..., models: ..., train: ..., tune: ..., bench: ...}``. ``data`` is a name, a
-            mapping of ``name`` and options, or a list of those; ``models`` a mapping of names to options, or a
-            list of names.
+            mapping of ``name`` and options, or a list of these; ``models`` a list of names, or
+            a mapping of names to options.
         models: names, separated by commas: replaces the file's list, keeps its options of the models named.
         data: the same for datasets.
-        sets: ``key=value`` each, the value in YAML, later ones winning. The key is an option after ``data.`` or
-            ``model.`` (every chosen one that has it), the name of one of them, or the name of a section.
+        sets: ``key=value``, the value in YAML, later ones winning. The key is an option after ``data.`` or
+            ``model.`` (every chosen one that has it), the name of one of these, or the name of a section.
         sections: which of ``train``, ``tune`` and ``bench`` there are, with the dataclass of their options.
         default_models: as ``models``, where neither that nor the file names any.
         default_data: the same for datasets.
@@ -86,12 +85,9 @@ def read(
 
 def dump(settings: Settings) -> str:
     """Settings as the text of a config file, which ``read`` takes back to equal settings."""
+    data = [{"name": name, **options} for name, options in settings.datasets]
     sections = {name: getattr(settings, name) for name in ("train", "tune", "bench")}
-    content = {
-        "data": [{"name": name, **options} for name, options in settings.datasets],
-        "models": settings.models,
-        **{name: options for name, options in sections.items() if options},
-    }
+    content = {"data": data, "models": settings.models, **{k: v for k, v in sections.items() if v}}
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
@@ -128,8 +124,7 @@ def _chosen(source: _Source, key: str, registry: Registry, flag: str | None, def
         except MissingDependency:
             if target in chosen:  # else it is no part of this run, and no reason to stop it
                 raise
-    # Copied, as an anchor can give two models one mapping, and --set may mean one of the two.
-    return [target._replace(options=copy.deepcopy(target.options)) for target in chosen]
+    return chosen
 
 
 def _listed(source: _Source, key: str, registry: Registry) -> list[_Target]:
@@ -143,16 +138,16 @@ def _listed(source: _Source, key: str, registry: Registry) -> list[_Target]:
         found = [] if value is None else [((key,), value, None)]
     listed: list[_Target] = []
     for path, name, options in found:
+        where = source.at(path)
         if key == "data" and isinstance(name, dict):
             options = {k: v for k, v in name.items() if k != "name"}
             name = name.get("name")
         if not isinstance(name, str):
             shape = "{name: ..., options}" if key == "data" else "all of them as {name: {options}, ...}"
-            problem = f"expected the name of a {registry.kind}, or {shape}; got {name!r}"
-            raise ConfigError(f"{source.at(path)}: {problem}")
-        canonical = _resolve(registry, name, source.at(path))
+            raise ConfigError(f"{where}: expected the name of a {registry.kind}, or {shape}; got {name!r}")
+        canonical = _resolve(registry, name, where)
         if key == "models" and canonical in [target.name for target in listed]:
-            raise ConfigError(f"{source.at(path)}: model '{canonical}' is named twice; name it once")
+            raise ConfigError(f"{where}: model '{canonical}' is named twice; name it once")
         listed.append(_Target(canonical, source.mapping(path, options, name), registry, path))
     return listed
 
@@ -196,7 +191,7 @@ def _set(text: str, targets: Mapping[str, list[_Target]]) -> None:
 def _value(value: str, text: str) -> Any:
     """YAML where it is YAML, else the text as it stands (``*.npz``, ``#3``)."""
     try:
-        parsed, _ = _parse(value)
+        parsed = yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError) as error:
         if value[0] in "[{'\"!&":
             raise ConfigError(f"--set {text}: {_problem(error)}") from None
@@ -211,9 +206,9 @@ def _near(name: str, known: Sequence[str]) -> str:
 
 def _unknown(owners: list[str], key: str, known: list[str], noun: str = "option") -> str:
     """The words of ``flowzoo.config.make``, for one owner or several."""
-    who = f"{owners[0]} has no" if len(owners) == 1 else f"none of {', '.join(owners)} has the"
-    whose = "its" if len(owners) == 1 else "their"
-    return f"{who} {noun} '{key}': {_near(key, known)}{whose} {noun}s are {', '.join(known) or 'none'}"
+    has, whose = ("has no", "its") if len(owners) == 1 else ("have no", "their")
+    listed = ", ".join(known) or "none"
+    return f"{' and '.join(owners)} {has} {noun} '{key}': {_near(key, known)}{whose} {noun}s are {listed}"
 
 
 class _Source(NamedTuple):
@@ -229,20 +224,16 @@ class _Source(NamedTuple):
             path = path[:-1]
         return f"{self.name}:{self.lines.get(path, 1)}"
 
-    def check(
-        self, path: _Path, keys: Iterable[Any], owner: str, known: list[str], noun: str = "option"
-    ) -> None:
+    def check(self, path: _Path, keys: Options, owner: str, known: list[str], noun: str = "option") -> None:
         """Refuse a key that its owner does not have."""
         for key in keys:
             if key not in known:
-                raise ConfigError(f"{self.at((*path, key))}: {_unknown([owner], str(key), known, noun)}")
+                raise ConfigError(f"{self.at((*path, str(key)))}: {_unknown([owner], str(key), known, noun)}")
 
     def mapping(self, path: _Path, value: Any, owner: str) -> Options:
-        """Options, none for an empty value."""
+        """Options, none for an empty value. A copy, as an anchor can give two models one mapping."""
         if not isinstance(value, dict | None):
-            raise ConfigError(
-                f"{self.at(path)}: expected the options of {owner} as {{option: value}}; got {value!r}"
-            )
+            raise ConfigError(f"{self.at(path)}: expected {owner}: {{option: value, ...}}; got {value!r}")
         return dict(value or {})
 
 
@@ -250,22 +241,16 @@ def _open(path: Path | None) -> _Source:
     if path is None:
         return _Source("", {}, {})
     try:
-        values, lines = _parse(path.read_text(encoding="utf-8"))
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        values = loader.get_single_data()
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); expected the path of a YAML file"
-        ) from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a YAML file") from None
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(f"{path}{f':{mark.line + 1}' if mark else ''}: {_problem(error)}") from None
     if not isinstance(values, dict | None):
         raise ConfigError(f"{path}:1: expected a mapping with data, models and so on; got {values!r:.40}")
-    return _Source(str(path), values or {}, lines)
-
-
-def _parse(text: str) -> tuple[Any, dict[_Path, int]]:
-    loader = _Loader(text)
-    return loader.get_single_data(), loader.lines
+    return _Source(str(path), values or {}, loader.lines)
 
 
 def _problem(error: Exception) -> str:

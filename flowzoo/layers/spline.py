@@ -67,9 +67,7 @@ def rational_quadratic(
     if not inverse:
         out = y0 + h * (s * t.square() + d0 * rest) / denominator
     log_slope = (
-        2 * s.log()
-        + (d1 * t.square() + 2 * s * rest + d0 * (1 - t).square()).log()
-        - 2 * denominator.log()
+        2 * s.log() + (d1 * t.square() + 2 * s * rest + d0 * (1 - t).square()).log() - 2 * denominator.log()
     )
     log_slope = -log_slope if inverse else log_slope
     return torch.where(inside, out, x), torch.where(inside, log_slope, torch.zeros_like(log_slope))

@@ -35,7 +35,12 @@ class SlicedWasserstein:
 
     needs: ClassVar[tuple[str, ...]] = ("samples",)
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("sw", "lower", "sliced Wasserstein-1 distance of draws to test events, training spreads", "sw_floor"),
+        Column(
+            "sw",
+            "lower",
+            "sliced Wasserstein-1 distance of draws to test events, training spreads",
+            "sw_floor",
+        ),
         Column("sw_floor", "none", "the same between two halves of the test events"),
     )
 

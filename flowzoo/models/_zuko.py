@@ -70,6 +70,7 @@ class ZukoFlow(ConditionalFlow):
             transform = made.transform
             made = getattr(transform, "transforms", [transform])
         self.transforms = nn.ModuleList(_repaired(t) for t in made)
+        self.sequential_passes = sum(getattr(t, "passes", 1) for t in self.transforms)
         if host_sync is not None:
             self.host_sync = host_sync  # type: ignore[misc]
         self.train(self.training)

@@ -1,0 +1,204 @@
+"""The plan of a bench: every cell, checked whole before anything trains."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from flowzoo import __version__, data, models
+from flowzoo import config as configs
+from flowzoo.config import ConfigError
+from flowzoo.data import Data, DatasetConfig, Splits
+from flowzoo.flow import ConditionalFlow
+from flowzoo.metrics import configure as configure_metric
+from flowzoo.models import ModelConfig
+from flowzoo.registry import METRICS
+from flowzoo.seeding import generator
+from flowzoo.train import FitConfig
+
+BASELINE = "gaussian"
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """How to compare.
+
+    Args:
+        seeds: of initialisation, order and noise; one cell per dataset, model and seed.
+        split_seed: of the split, the same for every model and seed.
+        fractions: of the groups that go to train, validation and test.
+        out: run directory; by default ``runs/<datasets>-<hash of the plan>``, so that the same command goes on
+            where it stopped.
+        device: ``auto`` takes the first GPU if there is one.
+        draws: events drawn for the sample statistics, at most one per test context.
+        max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
+            (a count and not a time, so that the same command gives the same table).
+        baseline: add ``gaussian`` to every bench.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    split_seed: int = 0
+    fractions: tuple[float, float, float] = data.FRACTIONS
+    out: str | None = None
+    device: str = "auto"
+    draws: int = 1000
+    max_passes: int = 4096
+    baseline: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be different numbers, at least one; got {list(self.seeds)}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset of the plan, loaded and split once; every cell of it uses the same tensors."""
+
+    name: str
+    options: Mapping[str, Any]
+    splits: Splits
+    note: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (dataset, model, seed), with everything that determines its result."""
+
+    source: Source
+    model: ModelConfig
+    seed: int
+    fit: FitConfig
+    bench: BenchConfig
+
+    @property
+    def name(self) -> str:
+        """The registered name of the model."""
+        return models.MODELS.name_of(self.model)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Every option, as JSON."""
+        bench = configs.to_dict(self.bench)
+        evaluation = {key: bench[key] for key in ("split_seed", "fractions", "draws", "max_passes")}
+        return {
+            "data": {"name": self.source.name, **self.source.options},
+            "model": {"name": self.name, **configs.to_dict(self.model)},
+            "train": configs.to_dict(self.fit),
+            "bench": evaluation,
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """Of all that the result depends on; a record with another hash is of another cell."""
+        parts = [self.config, self.seed, self.source.splits.hash, __version__]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def build(self) -> ConditionalFlow:
+        """The flow, with the cell's initial weights, on the device of the splits."""
+        splits = self.source.splits
+        x_map, context_map = splits.maps()
+        flow = models.build_from(
+            self.model,
+            splits.data.event_shape,
+            splits.data.context_shape,
+            x_map,
+            context_map,
+            generator(self.seed, "init"),
+        )
+        return flow.to(splits.train.x.device)
+
+
+def resolve_device(name: str) -> torch.device:
+    """A torch device from an option.
+
+    Raises:
+        ConfigError: for a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        text = str(error).splitlines()[0]
+        raise ConfigError(f"device '{name}' cannot be used here ({text}); try auto or cpu") from None
+    return device
+
+
+def open_source(
+    name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None
+) -> Source:
+    """Load and split a dataset.
+
+    Args:
+        name: registered, or what to call ``given``.
+        options: of the dataset.
+        bench: how to split it, and where it shall live.
+        given: data from Python instead of a registered dataset.
+
+    Raises:
+        ConfigError: for options that do not fit, a missing file, or data that has no density; in one line.
+    """
+    resolved = dict(options)
+    if given is None:
+        config: DatasetConfig = data.configure(name, resolved)
+        resolved = configs.to_dict(config)
+        try:
+            given = config.load()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{name}: {error}") from None
+    try:
+        splits = Splits.make(
+            given,
+            seed=bench.split_seed,
+            fractions=bench.fractions,
+            device=resolve_device(bench.device),
+        )
+        splits.maps()  # fails now, not in the first cell
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    return Source(name, resolved, splits, given.describe())
+
+
+def make_plan(
+    sources: Sequence[Source],
+    chosen: Mapping[str, Mapping[str, Any]],
+    fit: FitConfig,
+    bench: BenchConfig,
+) -> list[Cell]:
+    """Cross datasets, models and seeds, and check that every model takes every dataset.
+
+    Raises:
+        UnknownName, MissingDependency, ConfigError: in one line.
+    """
+    names = {models.MODELS.resolve(name): dict(options) for name, options in chosen.items()}
+    if bench.baseline and BASELINE not in names:
+        names = {BASELINE: {}, **names}
+    if not names:
+        raise ConfigError("no models to compare; give --models, such as --models cglow,maf,sospf")
+    made = [models.configure(name, options) for name, options in names.items()]
+    for name in METRICS.names():
+        configure_metric(name, {})
+    cells = []
+    for source in sources:
+        shapes = source.splits.data.event_shape, source.splits.data.context_shape
+        for model in made:
+            try:
+                models.build_from(model, *shapes, generator=generator(0, "plan"))
+            except ValueError as error:
+                raise ConfigError(f"dataset '{source.name}': {error}") from None
+            cells += [Cell(source, model, seed, fit, bench) for seed in bench.seeds]
+    return cells
+
+
+def default_out(cells: Sequence[Cell]) -> str:
+    """``runs/<datasets>-<hash>``: the same plan, the same folder."""
+    digest = hashlib.sha256("".join(cell.hash for cell in cells).encode()).hexdigest()[:8]
+    names = "-".join(dict.fromkeys(cell.source.name for cell in cells))
+    return f"runs/{names[:60]}-{digest}"

@@ -1,0 +1,222 @@
+"""One cell: train, evaluate, time. Whatever happens, there is a record."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowzoo import checkpoint, record, train
+from flowzoo.data import Splits
+from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.memory import PeakMemory
+from flowzoo.harness.plan import BenchConfig, Cell
+from flowzoo.metrics import Evaluation, NotComputed, configure
+from flowzoo.record import Record
+from flowzoo.registry import METRICS
+from flowzoo.seeding import generator
+
+ROUNDTRIP_EVENTS = 256
+
+
+@dataclass
+class Evaluated:
+    """Figures of a trained flow on the test split."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
+    """Train and evaluate one cell, and write its record.
+
+    A run that was killed goes on from its last checkpoint. A cell that fails gets a record with the reason.
+
+    Args:
+        cell: of the plan.
+        folder: the run directory.
+        show: force the progress bar on or off.
+    """
+    stem = record.stem(cell.source.name, cell.name, cell.seed)
+    state = folder / "checkpoints" / f"{stem}.state.safetensors"
+    state.parent.mkdir(parents=True, exist_ok=True)
+    splits = cell.source.splits
+    common: dict[str, Any] = {
+        "dataset": cell.source.name,
+        "model": cell.name,
+        "seed": cell.seed,
+        "hash": cell.hash,
+        "n_train": len(splits.train),
+        "n_test": len(splits.test),
+        "split_hash": splits.hash,
+        "config": cell.config,
+        "run": provenance(splits.train.x.device),
+    }
+    memory = PeakMemory(splits.train.x.device)
+    memory.start()
+    try:
+        flow = cell.build()
+        label = f"{cell.source.name} {cell.name} seed {cell.seed}"
+        result = train.fit(flow, splits, cell.fit, seed=cell.seed, checkpoint=state, label=label, show=show)
+        save_flow(flow, folder / "checkpoints" / f"{stem}.safetensors", cell, result)
+        metrics = {
+            "num_parameters": float(sum(p.numel() for p in flow.parameters())),
+            "train_steps": float(result.steps),
+            "train_seconds": result.seconds,
+        }
+        if result.status != "ok":
+            reason = f"{result.reason}; the weights of step {result.best_step}, the best validation, are kept"
+            done = Record(**common, status="failed", reason=reason, metrics=metrics)
+            record.save(done, folder / "cells")
+        else:
+            found = evaluate(flow, cell)
+            metrics |= found.metrics
+            peak = memory.read()
+            if peak is not None:
+                metrics["peak_memory_mb"] = peak
+            else:
+                found.missing["peak_memory_mb"] = "the system does not tell the peak of a part of a process"
+            notes = [*splits.data.notes, *found.notes, f"training: {result.reason}"]
+            done = Record(**common, status="ok", metrics=metrics, missing=found.missing, notes=notes)
+            record.save(done, folder / "cells", found.scores)
+    except Exception as error:
+        done = Record(**common, status="failed", reason=record.one_line(error))
+        record.save(done, folder / "cells")
+    state.unlink(missing_ok=True)
+    return done
+
+
+def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitResult) -> None:
+    """Write a trained flow with what it was trained on and how that went."""
+    splits = cell.source.splits
+    checkpoint.save(
+        flow,
+        path,
+        data=cell.config["data"],
+        split={"seed": splits.seed, "fractions": list(cell.bench.fractions), "hash": splits.hash},
+        seed=cell.seed,
+        fit={"status": result.status, "reason": result.reason, "history": result.history},
+    )
+
+
+def evaluate(flow: ConditionalFlow, cell: Cell) -> Evaluated:
+    """Every metric of a trained flow on the test split of its cell."""
+    return evaluate_flow(flow, cell.source.splits, cell.seed, cell.bench)
+
+
+@torch.no_grad()
+def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: BenchConfig) -> Evaluated:
+    """Every installed metric, the inverse's error and the cost of sampling, on the test split.
+
+    Args:
+        flow: trained, on the device of the splits.
+        splits: whose test part is looked at, once.
+        seed: of the draws.
+        bench: how many draws, and when to skip them.
+    """
+    flow.eval()
+    test, found = splits.test, Evaluated()
+    x, context = test.fixed, test.context
+    scores = flow(x, context)
+    found.scores = {"log_prob": scores.double().cpu(), "group": test.groups.cpu()}
+    passes = flow.sequential_passes
+    samples, why = None, ""
+    if passes > bench.max_passes:
+        why = (
+            f"a draw takes {passes} sequential network passes, more than max_passes = {bench.max_passes}; "
+            "raise it to wait for them"
+        )
+        for column in ("sample_seconds_per_1000", "roundtrip_error"):
+            found.missing[column] = why
+    else:
+        samples = _draw(flow, context, seed, bench, found)
+        found.metrics["roundtrip_error"] = _roundtrip(flow, x, context, splits.train.fixed)
+    true = splits.data.true_log_prob
+    evaluation = Evaluation(
+        x=x,
+        context=context,
+        groups=test.groups,
+        scale=_spread(splits.train.fixed),
+        log_prob=flow,
+        scores=scores,
+        samples=samples,
+        samples_missing=why,
+        true_scores=None if true is None else true(x, context),
+        step=None if test.levels is None else test.levels.step,
+        generator=generator(seed, "metrics"),
+    )
+    for name in METRICS.names():
+        metric = configure(name, {})
+        try:
+            values = metric(evaluation)
+        except NotComputed as reason:
+            values = {}
+            found.missing |= {column.name: str(reason) for column in metric.columns}
+        found.metrics |= values
+    return found
+
+
+def _draw(flow: ConditionalFlow, context: Tensor, seed: int, bench: BenchConfig, found: Evaluated) -> Tensor:
+    count = min(bench.draws, len(context))
+    if count < len(context):
+        found.notes.append(
+            f"sample statistics from {count} draws, at the first {count} of {len(context)} test events"
+        )
+    _wait(context.device)
+    started = time.perf_counter()
+    samples = flow.sample(context[:count], generator=generator(seed, "sample"))
+    _wait(context.device)
+    found.metrics["sample_seconds_per_1000"] = (time.perf_counter() - started) / count * 1000
+    return samples
+
+
+def _roundtrip(flow: ConditionalFlow, x: Tensor, context: Tensor, train_x: Tensor) -> float:
+    """Largest ``|to_data(to_latent(x)) - x|``, in training spreads."""
+    x, context = x[:ROUNDTRIP_EVENTS], context[:ROUNDTRIP_EVENTS]
+    back = flow.to_data(flow.to_latent(x, context)[0], context)[0]
+    return float(((back - x).abs() / _spread(train_x)).max())
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Standard deviation per column of a vector, per channel of an image."""
+    over = (0,) if x.ndim == 2 else (0, *range(2, x.ndim))
+    return x.std(over, keepdim=True)[0]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Where numbers come from: device, versions, commit, time."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "versions": checkpoint.versions(),
+        "commit": _commit(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--exclude", "*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
