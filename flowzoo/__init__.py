@@ -45,9 +45,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
-        raise AttributeError(
-            f"module 'flowzoo' has no attribute '{name}'; it has {', '.join(sorted(_PUBLIC))}"
-        )
+        raise AttributeError(f"module 'flowzoo' has no attribute '{name}'; it has {', '.join(sorted(_PUBLIC))}")
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

@@ -51,9 +51,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     if path.is_dir():
         inside = sorted(p.name for p in path.rglob("*.safetensors"))
-        raise CheckpointError(
-            f"{path} is a folder; give one file, such as {', '.join(inside[:3]) or '(none here)'}"
-        )
+        raise CheckpointError(f"{path} is a folder; give one file, such as {', '.join(inside[:3]) or '(none here)'}")
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
@@ -81,9 +79,7 @@ def save(flow: ConditionalFlow, path: str | Path, **meta: Any) -> None:
         ValueError: if the flow was not built by ``flowzoo.build``.
     """
     if flow.recipe is None:
-        raise ValueError(
-            "only flows made by flowzoo.build can be saved: there is no recipe to build this one again"
-        )
+        raise ValueError("only flows made by flowzoo.build can be saved: there is no recipe to build this one again")
     dtype = next(flow._tensors()).dtype
     save_tensors(
         Path(path),

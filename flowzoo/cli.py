@@ -25,13 +25,9 @@ USAGE, FAILED = 2, 1
 Config = Annotated[Path | None, typer.Option("--config", help="YAML: data, models, train, bench.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="An option: model.num_steps=8, maf.num_steps=8, train.lr=1e-3."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="An option: model.num_steps=8, maf.num_steps=8, train.lr=1e-3."),
 ]
-DataNames = Annotated[
-    str | None, typer.Option("--data", help="Datasets, separated by commas. [default: digits]")
-]
+DataNames = Annotated[str | None, typer.Option("--data", help="Datasets, separated by commas. [default: digits]")]
 Steps = Annotated[int | None, typer.Option(help="Training steps at most (train.steps).")]
 Minutes = Annotated[float | None, typer.Option(help="Training minutes at most per cell (train.minutes).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... (bench.device).")]
@@ -39,9 +35,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... (
 
 @app.command()
 def bench(
-    models: Annotated[
-        str | None, typer.Option(help="Models, separated by commas (see `flowzoo models`).")
-    ] = None,
+    models: Annotated[str | None, typer.Option(help="Models, separated by commas (see `flowzoo models`).")] = None,
     data: DataNames = None,
     config: Config = None,
     sets: Sets = None,
@@ -50,9 +44,7 @@ def bench(
     minutes: Minutes = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Run directory (bench.out).")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and its cost; train nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost; train nothing.")] = False,
 ) -> None:
     """Train several flows on the same splits and print one comparative table."""
     from rich.console import Console
@@ -79,9 +71,7 @@ def bench(
     console.print(to_terminal(result.comparison))
     typer.echo(f"{result.path}/ holds this table (csv, md, tex), the records and the trained flows.")
     if result.failed:
-        typer.echo(
-            f"{len(result.failed)} of {len(cells)} cells failed; the same command runs them again.", err=True
-        )
+        typer.echo(f"{len(result.failed)} of {len(cells)} cells failed; the same command runs them again.", err=True)
         raise typer.Exit(FAILED)
 
 
@@ -125,9 +115,7 @@ def evaluate(
 
     from flowzoo.harness.single import evaluate_one
 
-    settings = (
-        _settings(None, "gaussian", data, sets, None, None, None, device, None) if data or sets else None
-    )
+    settings = _settings(None, "gaussian", data, sets, None, None, None, device, None) if data or sets else None
     found = evaluate_one(path, settings.datasets[0] if settings else None, device or "auto")
     if as_json:
         typer.echo(json.dumps({"metrics": found.metrics, "missing": found.missing}, indent=1, sort_keys=True))

@@ -42,9 +42,7 @@ def make(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
-            raise ConfigError(
-                f"{where} has no option '{key}': {hint}its options are {', '.join(known) or 'none'}"
-            )
+            raise ConfigError(f"{where} has no option '{key}': {hint}its options are {', '.join(known) or 'none'}")
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:

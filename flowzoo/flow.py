@@ -127,7 +127,7 @@ class ConditionalFlow(nn.Module):
         Raises:
             ValueError: if a shape does not end as the flow was built.
         """
-        return self(x, context)  # type: ignore[no-any-return]
+        return self(x, context)
 
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent, with the log|det| of that map, x_map included; shapes as in ``log_prob``."""
@@ -242,9 +242,7 @@ class ConditionalFlow(nn.Module):
                 )
         return x.reshape(batch + self.event_shape), log_prob.reshape(batch)
 
-    def _match(
-        self, x: Tensor, context: Tensor | None, name: str, event_shape: Size
-    ) -> tuple[Tensor, Tensor, Size]:
+    def _match(self, x: Tensor, context: Tensor | None, name: str, event_shape: Size) -> tuple[Tensor, Tensor, Size]:
         """Check, broadcast and flatten: ``(N, *event)``, ``(N, *context)`` and the batch shape."""
         if not x.is_floating_point():
             raise ValueError(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
+
+Padding = Literal["zeros", "circular", "reflect"]
 
 
 def zero_(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
@@ -34,7 +38,7 @@ def mlp(
     """
     widths = [in_features, *hidden_features]
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [_linear(before, after), activation()]
     last = _linear(widths[-1], out_features)
     layers.append(zero_(last) if zero_init else last)
@@ -53,9 +57,7 @@ class ContextMLP(nn.Module):
         self.inject = nn.ModuleList(
             nn.Linear(context_features, width, bias=False) for width in hidden_features if context_features
         )
-        self.hidden = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(hidden_features, hidden_features[1:], strict=False)
-        )
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(hidden_features))
         self.activation = nn.SiLU()
         self.last = zero_(nn.Linear(hidden_features[-1], out_features))
 
@@ -92,7 +94,7 @@ class ContextConv(nn.Module):
         out_channels: int,
         hidden_channels: int,
         *,
-        padding_mode: str = "zeros",
+        padding_mode: Padding = "zeros",
     ) -> None:
         super().__init__()
         self.first = nn.Conv2d(in_channels, hidden_channels, 3, padding=1, padding_mode=padding_mode)

@@ -102,9 +102,7 @@ def load(path: Path) -> Record:
         names = {f.name for f in dataclasses.fields(Record)}
         record = Record(**{k: v for k, v in values.items() if k in names})
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise RecordError(
-            f"{path}: not a record of a cell ({error}); delete it to run the cell again"
-        ) from None
+        raise RecordError(f"{path}: not a record of a cell ({error}); delete it to run the cell again") from None
     if record.schema != SCHEMA:
         raise RecordError(f"{path}: schema {record.schema}; this version of flowzoo reads {SCHEMA}")
     return record

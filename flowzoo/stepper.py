@@ -53,7 +53,7 @@ class Stepper:
         self.flow, self.split, self.clip = flow, split, config.clip
         self.device = split.x.device
         self.parameters = [p for p in flow.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.order = generator(seed, "order", device=self.device)
         self.noise = generator(seed, "noise", device=self.device)
         self.batch_size = min(config.batch_size, len(split))

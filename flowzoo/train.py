@@ -148,9 +148,7 @@ def mean_nll(flow: ConditionalFlow, x: Tensor, context: Tensor) -> float:
 class _Trainer:
     """The loop around the stepper: rate, validation, early stop, checkpoints."""
 
-    def __init__(
-        self, flow: ConditionalFlow, splits: Splits, config: FitConfig, seed: int, path: Path | None
-    ) -> None:
+    def __init__(self, flow: ConditionalFlow, splits: Splits, config: FitConfig, seed: int, path: Path | None) -> None:
         self.flow, self.splits, self.config, self.seed, self.path = flow, splits, config, seed, path
         self.state = _Progress()
         self.validation = _subset(splits.validation, config.validation_events, seed)
@@ -193,9 +191,7 @@ class _Trainer:
             self._save()  # so that a kill after training does not train again
         self.flow.load_state_dict(self.best_weights)
         self.flow.eval()
-        return FitResult(
-            status, reason, state.step, state.seconds, state.best_step, state.best, state.history
-        )
+        return FitResult(status, reason, state.step, state.seconds, state.best_step, state.best, state.history)
 
     def _enough(self) -> str:
         """Why to stop now, or nothing."""

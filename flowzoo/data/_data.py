@@ -71,9 +71,7 @@ class Data:
 
     def __post_init__(self) -> None:
         if self.x.ndim < 2:
-            raise ValueError(
-                f"x must be (N, *event); got {tuple(self.x.shape)}. A single column is (N, 1): x[:, None]"
-            )
+            raise ValueError(f"x must be (N, *event); got {tuple(self.x.shape)}. A single column is (N, 1): x[:, None]")
         count = len(self.x)
         if self.context is not None and self.context.ndim < 2:
             raise ValueError(
@@ -96,9 +94,7 @@ class Data:
         for name in ("context_index", "groups", "given_split"):
             column = getattr(self, name)
             if column is not None and len(column) != count:
-                raise ValueError(
-                    f"{name} must have one entry per event; got {len(column)} for {count} events"
-                )
+                raise ValueError(f"{name} must have one entry per event; got {len(column)} for {count} events")
         assert self.context_index is not None
         for row in (int(self.context_index.min()), int(self.context_index.max())) if count else ():
             if not 0 <= row < len(self.context):

@@ -112,9 +112,7 @@ class Source:
         """One column."""
         found = self.columns([name])
         if len(found) != 1:
-            raise ConfigError(
-                f"{self.path}: '{name}' is {len(found)} columns where one is needed; name one of them"
-            )
+            raise ConfigError(f"{self.path}: '{name}' is {len(found)} columns where one is needed; name one of them")
         return next(iter(found.values()))
 
     def _expand(self, name: str) -> list[tuple[str, np.ndarray]]:

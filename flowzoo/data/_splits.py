@@ -173,9 +173,7 @@ def _assign(data: Data, seed: int, fractions: tuple[float, float, float]) -> Ten
     return part_of_group[inverse]
 
 
-def _official(
-    groups: Tensor, part: Tensor, fractions: tuple[float, float, float], source: torch.Generator
-) -> Tensor:
+def _official(groups: Tensor, part: Tensor, fractions: tuple[float, float, float], source: torch.Generator) -> Tensor:
     """The given split, checked; its validation part is drawn from the training part where it has none."""
     if bool(((part < 0) | (part > 2)).any()):
         raise ValueError("given_split must hold 0 (train), 1 (validation) and 2 (test) alone")

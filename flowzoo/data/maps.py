@@ -80,9 +80,7 @@ class Maps:
                 logarithm.
         """
         if not (np.isfinite(self.floor) and np.isfinite(self.noise_dex) and self.noise_dex >= 0):
-            raise ConfigError(
-                f"floor and noise_dex must be finite, noise_dex >= 0; got {self.floor}, {self.noise_dex}"
-            )
+            raise ConfigError(f"floor and noise_dex must be finite, noise_dex >= 0; got {self.floor}, {self.noise_dex}")
         maps_file = self._file("maps", "Maps_*.npy", self.field)
         params_file = self._file("params", "params_*.txt", "")
         maps = _open(maps_file)
@@ -134,9 +132,7 @@ class Maps:
             if bad or negative:
                 negative += bad
                 continue
-            noise = torch.randn(
-                height, width, generator=generator(self.seed, "noise", i), dtype=torch.float64
-            )
+            noise = torch.randn(height, width, generator=generator(self.seed, "noise", i), dtype=torch.float64)
             x[position, 0] = torch.from_numpy(np.log10(pooled)) + self.noise_dex * noise
         if negative:
             raise ValueError(
@@ -203,9 +199,7 @@ def _read_params(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
         raise ValueError(f"{file} has no rows of parameters")
     widths = sorted({len(row) for row in rows})
     if len(widths) > 1:
-        raise ValueError(
-            f"{file}: its rows have {' or '.join(map(str, widths))} columns; they must be equally long"
-        )
+        raise ValueError(f"{file}: its rows have {' or '.join(map(str, widths))} columns; they must be equally long")
     # Other comments may stand above the header: the last one that names every column is it.
     headers = [words for words in comments if len(words) == widths[0]]
     names = headers[-1] if headers else [str(i) for i in range(widths[0])]

@@ -84,9 +84,7 @@ class Table:
         given = source.columns(self.context)
         both = [label for label in given if label in found]
         if both:
-            raise ConfigError(
-                f"column '{both[0]}' is both in x and in context; given itself it has no density"
-            )
+            raise ConfigError(f"column '{both[0]}' is both in x and in context; given itself it has no density")
         for name in self.units:
             source.columns([name])  # the unit of a column that does not exist is a misspelling
         rows = len(next(iter(found.values())))
@@ -151,9 +149,7 @@ class Table:
         for label in labels:
             column, hole = raw[label][keep], gone[label][keep]
             if hole.all():
-                raise ValueError(
-                    f"column '{label}': all {len(hole)} rows are missing; leave it out of the context"
-                )
+                raise ValueError(f"column '{label}': all {len(hole)} rows are missing; leave it out of the context")
             if hole.any():
                 median = float(np.median(column[~hole]))
                 column = np.where(hole, median, column)
@@ -274,8 +270,7 @@ def _parts(column: np.ndarray, name: str) -> Tensor:
     unknown = sorted(set(texts) - set(_PARTS))
     if unknown:
         raise ValueError(
-            f"split column '{name}' must hold 0, 1, 2 or train, validation, test; "
-            f"it also has {', '.join(unknown[:5])}"
+            f"split column '{name}' must hold 0, 1, 2 or train, validation, test; it also has {', '.join(unknown[:5])}"
         )
     return torch.tensor([_PARTS[text] for text in texts])
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from flowzoo.harness.plan import Cell
-from flowzoo.train import Stepper
+from flowzoo.stepper import Stepper
 
 TIMED_STEPS = 3
 

@@ -18,7 +18,7 @@ from flowzoo.data import Data, DatasetConfig, Splits
 from flowzoo.flow import ConditionalFlow
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig
-from flowzoo.registry import METRICS
+from flowzoo.registry import METRICS, MODELS
 from flowzoo.seeding import generator
 from flowzoo.train import FitConfig
 
@@ -79,7 +79,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The registered name of the model."""
-        return models.MODELS.name_of(self.model)
+        return MODELS.name_of(self.model)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -131,9 +131,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def open_source(
-    name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None
-) -> Source:
+def open_source(name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None) -> Source:
     """Load and split a dataset.
 
     Args:
@@ -177,7 +175,7 @@ def make_plan(
     Raises:
         UnknownName, MissingDependency, ConfigError: in one line.
     """
-    names = {models.MODELS.resolve(name): dict(options) for name, options in chosen.items()}
+    names = {MODELS.resolve(name): dict(options) for name, options in chosen.items()}
     if bench.baseline and BASELINE not in names:
         names = {BASELINE: {}, **names}
     if not names:

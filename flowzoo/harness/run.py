@@ -167,9 +167,7 @@ def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: Bench
 def _draw(flow: ConditionalFlow, context: Tensor, seed: int, bench: BenchConfig, found: Evaluated) -> Tensor:
     count = min(bench.draws, len(context))
     if count < len(context):
-        found.notes.append(
-            f"sample statistics from {count} draws, at the first {count} of {len(context)} test events"
-        )
+        found.notes.append(f"sample statistics from {count} draws, at the first {count} of {len(context)} test events")
     _wait(context.device)
     started = time.perf_counter()
     samples = flow.sample(context[:count], generator=generator(seed, "sample"))

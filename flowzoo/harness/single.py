@@ -28,9 +28,7 @@ def fit_one(cell: Cell, path: Path) -> train.FitResult:
         raise ConfigError(f"cannot write to {path.parent} ({error.strerror}); give another --out") from None
     state = path.with_suffix(".state.safetensors")
     flow = cell.build()
-    result = train.fit(
-        flow, cell.source.splits, cell.fit, seed=cell.seed, checkpoint=state, label=f"{cell.name}"
-    )
+    result = train.fit(flow, cell.source.splits, cell.fit, seed=cell.seed, checkpoint=state, label=f"{cell.name}")
     save_flow(flow, path, cell, result)
     state.unlink(missing_ok=True)
     return result

@@ -51,9 +51,7 @@ class LULinear(nn.Module):
         """Two triangular solves; ``c`` is not used."""
         lower, upper, log_scale = self._factors()
         columns = y.movedim(1, 0).flatten(1)
-        columns = torch.linalg.solve_triangular(
-            lower, self.permutation.T @ columns, upper=False, unitriangular=True
-        )
+        columns = torch.linalg.solve_triangular(lower, self.permutation.T @ columns, upper=False, unitriangular=True)
         columns = torch.linalg.solve_triangular(upper, columns, upper=True)
         x = columns.unflatten(1, (len(y), *y.shape[2:])).movedim(0, 1)
         return x, (-log_scale.sum() * prod(y.shape[2:])).expand(len(y))

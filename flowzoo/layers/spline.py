@@ -17,9 +17,7 @@ def num_parameters(num_bins: int) -> int:
     return 3 * num_bins - 1
 
 
-def rational_quadratic(
-    x: Tensor, parameters: Tensor, *, bound: float, inverse: bool = False
-) -> tuple[Tensor, Tensor]:
+def rational_quadratic(x: Tensor, parameters: Tensor, *, bound: float, inverse: bool = False) -> tuple[Tensor, Tensor]:
     """Transform each number by its own spline; the identity outside [-bound, bound].
 
     Args:
@@ -66,9 +64,7 @@ def rational_quadratic(
     denominator = s + curve * rest
     if not inverse:
         out = y0 + h * (s * t.square() + d0 * rest) / denominator
-    log_slope = (
-        2 * s.log() + (d1 * t.square() + 2 * s * rest + d0 * (1 - t).square()).log() - 2 * denominator.log()
-    )
+    log_slope = 2 * s.log() + (d1 * t.square() + 2 * s * rest + d0 * (1 - t).square()).log() - 2 * denominator.log()
     log_slope = -log_slope if inverse else log_slope
     return torch.where(inside, out, x), torch.where(inside, log_slope, torch.zeros_like(log_slope))
 

@@ -46,7 +46,5 @@ class NLL:
         if evaluation.step is not None:
             values["bits_per_dim"] = (mean / dims - math.log(evaluation.step)) / math.log(2)
         if evaluation.true_scores is not None:
-            values["excess_nll"] = float(
-                (evaluation.true_scores.double() - evaluation.scores.double()).mean()
-            )
+            values["excess_nll"] = float((evaluation.true_scores.double() - evaluation.scores.double()).mean())
         return values

@@ -67,9 +67,7 @@ class SlicedWasserstein:
         directions = directions / directions.norm(dim=0)
         halves = [(t[in_a][: self.max_events], t[~in_a][: self.max_events]) for t in (real, drawn)]
         (real_a, real_b), (drawn_a, drawn_b) = halves
-        sw = 0.5 * (
-            sliced_wasserstein(real_a, drawn_b, directions) + sliced_wasserstein(real_b, drawn_a, directions)
-        )
+        sw = 0.5 * (sliced_wasserstein(real_a, drawn_b, directions) + sliced_wasserstein(real_b, drawn_a, directions))
         return {"sw": float(sw), "sw_floor": float(sliced_wasserstein(real_a, real_b, directions))}
 
 

@@ -97,9 +97,7 @@ def glow(
         depth = num_levels - level
         inside = channels * 2 ** (depth + 1)
         # The LU form of the 1x1 convolution would call torch.lu, which torch is about to remove.
-        steps = [
-            GlowBlock(inside, hidden_features, scale_map=scale_map, use_lu=False) for _ in range(num_steps)
-        ]
+        steps = [GlowBlock(inside, hidden_features, scale_map=scale_map, use_lu=False) for _ in range(num_steps)]
         levels.append([*steps, Squeeze()])
         if level > 0:
             merges.append(Merge())

@@ -44,9 +44,7 @@ class SplineCouplingConfig:
         # The backends catch an event on the bound itself by adding 1e-6 to the last knot: at 32 and above
         # float32 loses that addition, and such an event is an index error.
         if not 0 < self.tail_bound < 32:
-            raise ValueError(
-                f"tail_bound must be above 0 and below 32 (network units); got {self.tail_bound:g}"
-            )
+            raise ValueError(f"tail_bound must be above 0 and below 32 (network units); got {self.tail_bound:g}")
 
     @classmethod
     def suggest(cls, trial: Any) -> Self:
@@ -88,9 +86,7 @@ class SplineCouplingFlow(ConditionalFlow):
         context_map: see ``ConditionalFlow``.
     """
 
-    host_sync = (
-        "its splines select the events inside the tails with a boolean mask, and so wait for the count"
-    )
+    host_sync = "its splines select the events inside the tails with a boolean mask, and so wait for the count"
 
     def __init__(
         self,

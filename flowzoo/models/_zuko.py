@@ -96,7 +96,7 @@ class ZukoFlow(ConditionalFlow):
         u, log_det = z.flatten(1), z.new_zeros(len(z))
         given = self._context(c)
         for lazy in reversed(self.transforms):
-            u, each = _undo(lazy, given, u)  # type: ignore[arg-type]
+            u, each = _undo(lazy, given, u)
             log_det = log_det + each
         return u.reshape(z.shape), log_det
 
@@ -122,7 +122,7 @@ def _undo(lazy: LazyTransform, c: Tensor | None, y: Tensor) -> tuple[Tensor, Ten
     if isinstance(lazy, ElementWiseTransform):
         x = _undo_univariate(lazy(c).base, y)
         return x, -lazy(c).call_and_ladj(x)[1]
-    return lazy(c).inv.call_and_ladj(y)  # type: ignore[no-any-return]
+    return lazy(c).inv.call_and_ladj(y)
 
 
 def _undo_univariate(transform: Transform, y: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def _undo_univariate(transform: Transform, y: Tensor) -> Tensor:
 def _narrow(univariate: Any, due: Tensor) -> Callable[..., Transform]:
     """The univariate constructor for some features only: NAF keeps a stack of networks, one per feature."""
     if not isinstance(univariate, MNN):
-        return univariate  # type: ignore[no-any-return]
+        return univariate
     weights = {name: p.index_select(0, due) for name, p in univariate.network.named_parameters()}
 
     def f(signal: Tensor, x: Tensor) -> Tensor:
@@ -181,10 +181,13 @@ class AsinhTransform(Transform):
 
 
 class LogSpaceGaussianization(GaussianizationTransform):
-    r"""zuko's Gaussianization :math:`\Phi^{-1}(\tfrac1K \sum_k \Phi(s_k x + b_k))`, evaluated in log space.
+    r"""zuko's Gaussianization :math:`\Phi^{-1}(F(x)),\ F(x) = \tfrac1K \sum_k \Phi(s_k x + b_k)`, in log space.
 
     zuko's float32 ``erf`` is exactly 1 beyond 3.9, where its derivative, and so the density, is exactly 0. Here the
-    smaller of the two tails is carried as a logarithm.
+    smaller of the two tails is carried as a logarithm, and the derivative by hazards :math:`h = \phi / \Phi`, so
+    that no large squares cancel:
+
+    .. math:: \frac{dy}{dx} = \frac{1}{h(y)} \sum_k w_k\, s_k\, h(a_k), \quad w = \mathrm{softmax}(\log \Phi(a))
     """
 
     def f(self, x: Tensor) -> Tensor:
@@ -197,14 +200,15 @@ class LogSpaceGaussianization(GaussianizationTransform):
         log_k = math.log(a.shape[-1])
         log_lower = torch.special.log_ndtr(a).logsumexp(-1) - log_k
         log_upper = torch.special.log_ndtr(-a).logsumexp(-1) - log_k
-        left = log_lower < log_upper
-        quantile = _NdtriExp.apply(torch.where(left, log_lower, log_upper))
-        y = torch.where(left, quantile, -quantile)
-        log_density = (_log_normal(a) + self.scale.log()).logsumexp(-1) - log_k
-        return y, log_density - _log_normal(y)
+        sign = torch.where(log_lower < log_upper, 1.0, -1.0)
+        tail = _NormalQuantile.apply(torch.minimum(log_lower, log_upper))
+        toward = a * sign[..., None]
+        weights = torch.special.log_ndtr(toward).log_softmax(-1)
+        log_slope = (weights + self.scale.log() + _log_hazard(toward)).logsumexp(-1) - _log_hazard(tail)
+        return sign * tail, log_slope
 
 
-class _NdtriExp(torch.autograd.Function):
+class _NormalQuantile(torch.autograd.Function):
     """The normal quantile of exp(log_p), for log_p <= log(1/2), down to where exp(log_p) underflows."""
 
     @staticmethod
@@ -213,19 +217,22 @@ class _NdtriExp(torch.autograd.Function):
         tail = -(-2 * log_p - math.log(2 * math.pi)).clamp_min(1.0).sqrt()
         z = torch.where(log_p > -20, torch.special.ndtri(log_p.clamp_min(-21).exp()), tail)
         for _ in range(4):
-            log_cdf = torch.special.log_ndtr(z)
-            z = z - (log_cdf - log_p) * torch.exp(log_cdf - _log_normal(z))
-        ctx.save_for_backward(log_p, z)
+            z = z - (torch.special.log_ndtr(z) - log_p) * torch.exp(-_log_hazard(z))
+        ctx.save_for_backward(z)
         return z
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        log_p, z = ctx.saved_tensors
-        return grad * torch.exp(log_p - _log_normal(z))
+        (z,) = ctx.saved_tensors
+        return grad * torch.exp(-_log_hazard(z))
 
 
-def _log_normal(x: Tensor) -> Tensor:
-    return -0.5 * x.square() - 0.5 * math.log(2 * math.pi)
+def _log_hazard(a: Tensor) -> Tensor:
+    """log(phi(a) / Phi(a)), without cancellation in the lower tail."""
+    low, high = a.clamp_max(-1.0), a.clamp_min(-1.0)
+    far = -torch.special.erfcx(-low / math.sqrt(2)).log() - 0.5 * math.log(math.pi / 2)
+    near = -0.5 * high.square() - 0.5 * math.log(2 * math.pi) - torch.special.log_ndtr(high)
+    return torch.where(a < -1.0, far, near)
 
 
 class IndexedCoupling(GeneralCouplingTransform):
@@ -254,9 +261,7 @@ class DiagonalScale(LazyTransform):
 
     def forward(self, c: Tensor | None = None) -> Transform:
         """The scaling; ``c`` is not used."""
-        return DependentTransform(
-            MonotonicAffineTransform(torch.zeros_like(self.log_scale), self.log_scale), 1
-        )
+        return DependentTransform(MonotonicAffineTransform(torch.zeros_like(self.log_scale), self.log_scale), 1)
 
 
 def coupling(features: int, context: int, steps: int, **kwargs: Any) -> list[LazyTransform]:

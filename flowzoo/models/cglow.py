@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
 from flowzoo.layers.actnorm import ActNorm
+from flowzoo.layers.chain import Chain
 from flowzoo.layers.coupling import AffineCoupling
 from flowzoo.layers.linear import LULinear
 from flowzoo.layers.multiscale import FactorOut, squeeze, unsqueeze
-from flowzoo.nets import ContextConv, ContextMLP
+from flowzoo.nets import ContextConv, ContextMLP, Padding
 from flowzoo.registry import MODELS
 
 MAX_LEVELS = 3  # the default number of levels, where the size allows as many
@@ -41,10 +42,10 @@ class CGlow:
         padding: how the 3 x 3 convolutions see beyond the border; ``"circular"`` for periodic boxes.
     """
 
-    num_steps: int = 8
+    num_steps: int = 4
     num_levels: int | None = None
     hidden_features: int = 64
-    padding: Literal["zeros", "circular", "reflect"] = "zeros"
+    padding: Padding = "zeros"
 
     family: ClassVar[str] = "coupling, affine, multiscale"
     backend: ClassVar[str] = "flowzoo"
@@ -66,29 +67,25 @@ class CGlow:
             raise ValueError(f"cglow takes images (C, H, W) and vectors (D,); got {tuple(event_shape)}")
         if len(context_shape) != 1:
             raise ValueError(f"cglow takes a vector as context; got shape {tuple(context_shape)}")
-        flow = _Glow(event_shape, context_shape, x_map=x_map, context_map=context_map)
         image = len(event_shape) == 3
         channels, context = event_shape[0], context_shape[0]
+        chains, splits = [], []
         levels = self._levels(event_shape) if image else 1
         for level in range(levels):
             channels = 4 * channels if image else channels
-            flow.levels.append(
-                nn.ModuleList(self._step(channels, context, image) for _ in range(self.num_steps))
-            )
+            steps = [self._step(channels, context, image) for _ in range(self.num_steps)]
+            chains.append(Chain([layer for step in steps for layer in step]))
             if level < levels - 1:
                 kept = channels // 2
-                net = self._net(kept, context, 2 * (channels - kept), image)
-                flow.factor_out.append(FactorOut(channels, net))
+                splits.append(FactorOut(channels, self._net(kept, context, 2 * (channels - kept), image)))
                 channels = kept
-        return flow
+        return _Glow(event_shape, context_shape, chains, splits, x_map=x_map, context_map=context_map)
 
-    def _step(self, channels: int, context: int, image: bool) -> nn.ModuleList:
+    def _step(self, channels: int, context: int, image: bool) -> list[nn.Module]:
         kept = channels // 2
         net = self._net(kept, context, 2 * (channels - kept), image)
         hidden = (self.hidden_features,)
-        return nn.ModuleList(
-            [ActNorm(channels, context, hidden), LULinear(channels), AffineCoupling(channels, net)]
-        )
+        return [ActNorm(channels, context, hidden), LULinear(channels), AffineCoupling(channels, net)]
 
     def _net(self, channels: int, context: int, out: int, image: bool) -> nn.Module:
         if image:
@@ -120,59 +117,64 @@ class CGlow:
 class _Glow(ConditionalFlow):
     """Levels of steps. The latent is the parts in the order of their levels, laid out in the shape of the event."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.levels = nn.ModuleList()
-        self.factor_out = nn.ModuleList()
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        chains: Sequence[Chain],
+        splits: Sequence[FactorOut],
+        *,
+        x_map: Bijector | None,
+        context_map: Bijector | None,
+    ) -> None:
+        super().__init__(event_shape, context_shape, x_map=x_map, context_map=context_map)
+        self.chains = nn.ModuleList(chains)
+        self.splits = nn.ModuleList(splits)
         self.image = len(self.event_shape) == 3
 
     def _initialize(self, u: Tensor, c: Tensor) -> None:
-        self._run(u, c, initialize=True)
+        x = u
+        for chain, split in self._levels():
+            x = chain.initialize(squeeze(x) if self.image else x, c)
+            if split is not None:
+                x, _, _ = split.to_latent(x, c)
 
     def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(u, c)
-
-    def _run(self, u: Tensor, c: Tensor, initialize: bool = False) -> tuple[Tensor, Tensor]:
         parts, log_det, x = [], u.new_zeros(len(u)), u
-        for level, steps in enumerate(self.levels):
-            x = squeeze(x) if self.image else x
-            for step in steps:  # type: ignore[union-attr]
-                for layer in step:
-                    if initialize and isinstance(layer, ActNorm):
-                        layer.initialize(x, c)
-                    x, each = layer.to_latent(x, c)
-                    log_det = log_det + each
-            if level < len(self.factor_out):
-                x, z, each = self.factor_out[level].to_latent(x, c)  # type: ignore[operator]
-                parts.append(z.flatten(1))
+        for chain, split in self._levels():
+            x, each = chain.to_latent(squeeze(x) if self.image else x, c)
+            log_det = log_det + each
+            if split is not None:
+                x, z, each = split.to_latent(x, c)
                 log_det = log_det + each
+                parts.append(z.flatten(1))
         parts.append(x.flatten(1))
         return torch.cat(parts, 1).reshape(u.shape), log_det
 
     def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         shapes = self._part_shapes()
-        sizes = [shape.numel() for shape in shapes]
-        parts = [
-            part.reshape(-1, *shape) for part, shape in zip(z.flatten(1).split(sizes, 1), shapes, strict=True)
-        ]
-        log_det, x = z.new_zeros(len(z)), parts[-1]
-        for level in reversed(range(len(self.levels))):
-            if level < len(self.factor_out):
-                x, each = self.factor_out[level].to_data(x, parts[level], c)  # type: ignore[operator]
+        flat = z.flatten(1).split([shape.numel() for shape in shapes], 1)
+        parts = [part.reshape(-1, *shape) for part, shape in zip(flat, shapes, strict=True)]
+        log_det, x = z.new_zeros(len(z)), parts.pop()
+        for chain, split in reversed(self._levels()):
+            if split is not None:
+                x, each = split.to_data(x, parts.pop(), c)
                 log_det = log_det + each
-            for step in reversed(self.levels[level]):  # type: ignore[arg-type]
-                for layer in reversed(step):
-                    x, each = layer.to_data(x, c)
-                    log_det = log_det + each
+            x, each = chain.to_data(x, c)
+            log_det = log_det + each
             x = unsqueeze(x) if self.image else x
         return x, log_det
 
+    def _levels(self) -> list[tuple[Chain, FactorOut | None]]:
+        """The steps of each level, and what sets half of its channels aside; nothing does on the last."""
+        return list(zip(self.chains, [*self.splits, None], strict=True))  # type: ignore[arg-type]
+
     def _part_shapes(self) -> list[torch.Size]:
         shape, shapes = self.event_shape, []
-        for level in range(len(self.levels)):
+        for _, split in self._levels():
             if self.image:
                 shape = torch.Size((4 * shape[0], shape[1] // 2, shape[2] // 2))
-            if level < len(self.factor_out):
+            if split is not None:
                 kept = shape[0] // 2
                 shapes.append(torch.Size((shape[0] - kept, *shape[1:])))
                 shape = torch.Size((kept, *shape[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.layers.chain import Chain
 from flowzoo.layers.coupling import SplineCoupling
 from flowzoo.layers.linear import LULinear
 from flowzoo.layers.spline import num_parameters
@@ -57,20 +59,20 @@ class GalacticFlow:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        flow = _GalacticFlow(event_shape, context_shape, x_map=x_map, context_map=context_map)
-        features, context = flow.event_shape.numel(), flow.context_shape.numel()
+        features, context = prod(event_shape), prod(context_shape)
         hidden = widths(self.hidden_features, depth=3)
         half = features // 2
         first, second = slice(0, half), slice(half, features)
+        layers: list[nn.Module] = []
         for _ in range(self.num_steps):
-            flow.layers.append(LULinear(features))
+            layers.append(LULinear(features))
             for kept, moved in ((first, second), (second, first)):
                 sizes = kept.stop - kept.start, moved.stop - moved.start
                 if sizes[1]:
                     out = sizes[1] * num_parameters(self.num_bins)
                     net = _ProductNet(sizes[0], context, out, hidden)
-                    flow.layers.append(SplineCoupling(kept, moved, net, self.bound))
-        return flow
+                    layers.append(SplineCoupling(kept, moved, net, self.bound))
+        return _GalacticFlow(event_shape, context_shape, Chain(layers), x_map=x_map, context_map=context_map)
 
     @classmethod
     def suggest(cls, trial: Any) -> GalacticFlow:
@@ -86,13 +88,9 @@ class GalacticFlow:
 class _ProductNet(nn.Module):
     """``MLP_c(context) * MLP_x(half)``; starts at zero, which is the identity spline."""
 
-    def __init__(
-        self, in_features: int, context_features: int, out_features: int, hidden: Sequence[int]
-    ) -> None:
+    def __init__(self, in_features: int, context_features: int, out_features: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.of_half = (
-            mlp(in_features, out_features, hidden, activation=nn.LeakyReLU) if in_features else None
-        )
+        self.of_half = mlp(in_features, out_features, hidden, activation=nn.LeakyReLU) if in_features else None
         self.of_context = (
             mlp(context_features, out_features, hidden, activation=nn.LeakyReLU) if context_features else None
         )
@@ -113,19 +111,24 @@ class _ProductNet(nn.Module):
 
 
 class _GalacticFlow(ConditionalFlow):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.layers = nn.ModuleList()
+    """A chain of layers on the flattened event and context."""
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        chain: Chain,
+        *,
+        x_map: Bijector | None,
+        context_map: Bijector | None,
+    ) -> None:
+        super().__init__(event_shape, context_shape, x_map=x_map, context_map=context_map)
+        self.chain = chain
 
     def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(u, c, "to_latent")
+        z, log_det = self.chain.to_latent(u.flatten(1), c.flatten(1))
+        return z.reshape(u.shape), log_det
 
     def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self._run(z, c, "to_data")
-
-    def _run(self, u: Tensor, c: Tensor, direction: str) -> tuple[Tensor, Tensor]:
-        x, c, log_det = u.flatten(1), c.flatten(1), u.new_zeros(len(u))
-        for layer in self.layers if direction == "to_latent" else reversed(self.layers):
-            x, each = getattr(layer, direction)(x, c)
-            log_det = log_det + each
-        return x.reshape(u.shape), log_det
+        u, log_det = self.chain.to_data(z.flatten(1), c.flatten(1))
+        return u.reshape(z.shape), log_det

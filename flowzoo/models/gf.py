@@ -11,7 +11,6 @@ from flowzoo.flow import ConditionalFlow
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
-
 # matrix_exp of the rotations chooses its order by a norm that it reads on the host
 _HOST_SYNC = "torch.linalg.matrix_exp of the rotations"
 
@@ -58,13 +57,9 @@ class GF:
         def make(features: int, context: int) -> Any:
             # without a context there is no network, and zuko refuses its options
             options = {"hidden_features": widths(self.hidden_features)} if context else {}
-            return zuko.flows.GF(
-                features, context, transforms=self.num_steps, components=self.components, **options
-            )
+            return zuko.flows.GF(features, context, transforms=self.num_steps, components=self.components, **options)
 
-        return ZukoFlow(
-            event_shape, context_shape, make, x_map=x_map, context_map=context_map, host_sync=_HOST_SYNC
-        )
+        return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map, host_sync=_HOST_SYNC)
 
     @classmethod
     def suggest(cls, trial: Any) -> GF:

@@ -15,7 +15,7 @@ from flowzoo.registry import MODELS
 @MODELS.register
 @dataclass(frozen=True)
 class NAF:
-    r"""Autoregressive transforms by small monotone networks, one per feature, steered by a signal of the masked network.
+    r"""Autoregressive transforms by small monotone networks, one per feature, steered by the masked one.
 
     Huang, Krueger, Lacoste and Courville 2018, arXiv:1804.00779, section 3. Between the transforms stands an asinh
     instead of zuko's Softclip, so that the flow is onto; the inverse is bisected.

@@ -30,6 +30,8 @@ class NflowsNSF(SplineCouplingConfig):
     inverse: ClassVar[str] = "closed form, one pass"
     paper: ClassVar[str] = "Durkan et al. 2019, arXiv:1906.04032"
 
+    conformance: ClassVar[dict[str, object]] = {"line": None}  # a coupling has two parts
+
     def build(
         self,
         event_shape: Sequence[int],

@@ -50,9 +50,7 @@ class NICE:
 
         def make(features: int, context: int) -> Any:
             hidden = {"hidden_features": widths(self.hidden_features)} if features > 1 or context else {}
-            additive = coupling(
-                features, context, self.num_steps, univariate=AdditiveTransform, shapes=[()], **hidden
-            )
+            additive = coupling(features, context, self.num_steps, univariate=AdditiveTransform, shapes=[()], **hidden)
             return [*additive, DiagonalScale(features)]
 
         return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)

@@ -12,10 +12,7 @@ from flowzoo.report.table import Missing, Table
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderResult
 
-BOLD = (
-    "bold: the best, and every model whose paired, group-clustered difference from it is within two standard "
-    "errors"
-)
+BOLD = "bold: the best, and every model whose paired, group-clustered difference from it is within two standard errors"
 ERRORS = (
     "NLL: nats per test event in data units, mean over seeds; SE: standard error over test groups; "
     "ΔNLL: NLL minus that of the best, paired by event"

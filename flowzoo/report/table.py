@@ -93,9 +93,7 @@ def read_cells(folder: Path) -> tuple[list[Cell], list[RecordError]]:
     """
     cells = folder / "cells" if (folder / "cells").is_dir() else folder
     if not cells.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: expected the folder of a run, its records in cells/; there is none"
-        )
+        raise FileNotFoundError(f"{folder}: expected the folder of a run, its records in cells/; there is none")
     found: list[Cell] = []
     errors: list[RecordError] = []
     for path in sorted(cells.glob("*.json")):
@@ -113,9 +111,7 @@ def read_cells(folder: Path) -> tuple[list[Cell], list[RecordError]]:
             scores = records.load_scores(path)
         except Exception as error:  # safetensors' own error derives from Exception directly
             text = records.one_line(error)
-            errors.append(
-                RecordError(f"{path.with_suffix('.safetensors')}: not the scores of a cell ({text})")
-            )
+            errors.append(RecordError(f"{path.with_suffix('.safetensors')}: not the scores of a cell ({text})"))
         found.append(Cell(record, scores))
     return found, errors
 
@@ -142,18 +138,14 @@ def make_table(cells: Sequence[Cell]) -> Table:
     seen: set[str] = set()
     for cell in (Cell(*pair) for pair in cells):
         if cell.record.stem in seen:
-            raise ValueError(
-                f"two cells are {cell.record.stem} (dataset.model.seed); a table takes one run of each"
-            )
+            raise ValueError(f"two cells are {cell.record.stem} (dataset.model.seed); a table takes one run of each")
         seen.add(cell.record.stem)
         grouped.setdefault(cell.record.dataset, {}).setdefault(cell.record.model, []).append(cell)
     extra = _extra_columns([cell.record for cell in cells])
     rows: list[dict[str, Any]] = []
     missing: list[Missing] = []
     for models in grouped.values():
-        pairs = [
-            _row(sorted(found, key=lambda c: c.record.seed), extra, missing) for found in models.values()
-        ]
+        pairs = [_row(sorted(found, key=lambda c: c.record.seed), extra, missing) for found in models.values()]
         _compare(pairs, missing)
         rows += sorted(
             (row for row, _ in pairs),
@@ -168,9 +160,7 @@ def _extra_columns(found: Iterable[Record]) -> list[str]:
     return [*(n for n in _ORDER if n in names), *sorted(names.difference(_ORDER))]
 
 
-def _row(
-    cells: list[Cell], extra: list[str], missing: list[Missing]
-) -> tuple[dict[str, Any], _Scores | str | None]:
+def _row(cells: list[Cell], extra: list[str], missing: list[Missing]) -> tuple[dict[str, Any], _Scores | str | None]:
     """The row of one model without its comparison, and its scores or the reason why there are none."""
     first = cells[0].record
     done = [cell for cell in cells if cell.record.status == "ok"]
@@ -226,8 +216,7 @@ def _by_seed(reasons: list[tuple[int, str]], total: int) -> str:
     if len(seeds) == 1 and len(reasons) == total:
         return next(iter(seeds))
     return "; ".join(
-        f"seed{'s' * (len(which) > 1)} {', '.join(map(str, which))}: {reason}"
-        for reason, which in seeds.items()
+        f"seed{'s' * (len(which) > 1)} {', '.join(map(str, which))}: {reason}" for reason, which in seeds.items()
     )
 
 
@@ -238,8 +227,7 @@ def _pool(done: list[Cell]) -> _Scores | str:
         return _by_seed([(seed, "its per-event scores are not there") for seed in bare], len(done))
     groups = done[0].scores["group"].long().cpu()
     alike = all(
-        cell.record.split_hash == done[0].record.split_hash
-        and torch.equal(cell.scores["group"].long().cpu(), groups)
+        cell.record.split_hash == done[0].record.split_hash and torch.equal(cell.scores["group"].long().cpu(), groups)
         for cell in done
     )
     if not alike:
@@ -285,9 +273,7 @@ def _compare(pairs: list[tuple[dict[str, Any], _Scores | str | None]], missing: 
     best, best_scores = min(able, key=lambda pair: pair[0]["nll_nats"])
     best["best"] = True
     for row, scores in able:
-        row["delta_nll"], row["delta_se"] = clustered_mean(
-            best_scores.log_prob - scores.log_prob, scores.groups
-        )
+        row["delta_nll"], row["delta_se"] = clustered_mean(best_scores.log_prob - scores.log_prob, scores.groups)
         # False for the NaN error of a single group.
         row["tied"] = row is best or abs(row["delta_nll"]) <= 2 * row["delta_se"]
         if math.isnan(row["delta_se"]):

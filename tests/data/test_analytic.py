@@ -105,9 +105,7 @@ def test_linear_gaussian_true_log_prob_reaches_its_entropy(dim, context_dim):
     assert data.event_shape == (dim,)
     assert data.context_shape == (context_dim,)
     log_p = data.true_log_prob(data.x, data.context[data.context_index]).double()
-    assert -float(log_p.mean()) == pytest.approx(
-        data.references["nll"], abs=5 * float(log_p.std()) / 50_000**0.5
-    )
+    assert -float(log_p.mean()) == pytest.approx(data.references["nll"], abs=5 * float(log_p.std()) / 50_000**0.5)
 
 
 def test_linear_gaussian_density_in_one_dimension_integrates_to_one():
@@ -135,11 +133,7 @@ def test_linear_gaussian_posterior_is_bayes_rule():
     data = LinearGaussian(num_events=5).load()
     theta = torch.randn(200, 1, 3, generator=generator(0, "probe")).expand(200, 5, 3)
     likelihood = data.true_log_prob(data.x.expand(200, 5, 4), theta)
-    evidence = (
-        data.prior.log_prob(theta)
-        + likelihood
-        - data.references["posterior"](data.x).log_prob(theta.double())
-    )
+    evidence = data.prior.log_prob(theta) + likelihood - data.references["posterior"](data.x).log_prob(theta.double())
     assert bool((evidence - evidence[0]).abs().max() < 1e-3)
     assert float(evidence[0].std()) > 0.01  # p(x) is not the same for each x, so the test is not empty
 

@@ -80,9 +80,7 @@ def test_integer_data_must_declare_levels():
 def test_values_outside_the_levels_are_counted(value):
     x = torch.randint(17, (100, 1, 8, 8), generator=generator(0, "x"))
     x[3, 0, 0, 0] = x[4, 0, 1, 1] = value
-    with pytest.raises(
-        ValueError, match=r"2 of 100 events have values outside the declared levels 0, 1, \.\.\., 16"
-    ):
+    with pytest.raises(ValueError, match=r"2 of 100 events have values outside the declared levels 0, 1, \.\.\., 16"):
         check(Data(x=x, levels=Levels(0, 1, 17)))
 
 

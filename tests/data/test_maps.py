@@ -113,9 +113,7 @@ def test_parameters_are_chosen_by_name_or_position(tmp_path, parameters):
 
 
 def test_one_parameter_can_be_given_as_its_name_in_python(tmp_path):
-    assert Maps(root=write(tmp_path), parameters="sigma_8", augment="flip").load().context_names == (
-        "sigma_8",
-    )
+    assert Maps(root=write(tmp_path), parameters="sigma_8", augment="flip").load().context_names == ("sigma_8",)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +125,7 @@ def test_parameters_that_do_not_exist_are_refused(tmp_path, parameters, text):
 
 
 def test_names_and_seeds_of_camels_are_no_parameters(tmp_path):
-    text = "#Name  Omega_m  sigma_8 A_SN1 seed\n" + "".join(
-        f"  LH_{i} 0.{i}1 0.8{i} 1.0 {i}\n" for i in range(5)
-    )
+    text = "#Name  Omega_m  sigma_8 A_SN1 seed\n" + "".join(f"  LH_{i} 0.{i}1 0.8{i} 1.0 {i}\n" for i in range(5))
     data = load(root=write(tmp_path, text=text))
     assert data.context_names == ("Omega_m", "sigma_8", "A_SN1")
     assert data.context[:, 0].tolist() == pytest.approx([0.01, 0.11, 0.21, 0.31, 0.41])
@@ -227,9 +223,7 @@ def test_one_scale_for_all_pixels_of_a_channel(tmp_path):
 def test_several_fields_must_be_told_apart(tmp_path):
     write(tmp_path, name="Maps_T_Toy_LH_z=0.00.npy")
     root = write(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"has 2 Maps_\*.npy, say which by `field` or `maps`: Maps_HI_.*Maps_T_"
-    ):
+    with pytest.raises(ConfigError, match=r"has 2 Maps_\*.npy, say which by `field` or `maps`: Maps_HI_.*Maps_T_"):
         load(root=root)
     assert load(root=root, field="T").names == ("log10 T",)
     assert load(root=root, field="Maps_HI*").names == ("log10 HI",)

@@ -204,9 +204,7 @@ def test_only_the_training_part_is_augmented():
     assert not torch.equal(splits.train.batch(index, generator(0, "noise"))[0], splits.train.x[index])
 
 
-@pytest.mark.parametrize(
-    "symmetries", [("flip",), ("quarter_turn",), ("shift",), ("flip", "quarter_turn", "shift")]
-)
+@pytest.mark.parametrize("symmetries", [("flip",), ("quarter_turn",), ("shift",), ("flip", "quarter_turn", "shift")])
 def test_augmentation_keeps_the_pixels_of_each_image(symmetries):
     x = images(50)
     moved = augment(x, symmetries, generator(0, "noise"))

@@ -194,9 +194,7 @@ def test_column_that_is_missing_everywhere_is_refused(tmp_path):
 
 
 def test_options_fit_into_a_strict_json_record(npz):
-    config = configure(
-        "table", {"path": npz, "x": "redshift", "missing": "99, nan", "noise": {"redshift": "1e-3"}}
-    )
+    config = configure("table", {"path": npz, "x": "redshift", "missing": "99, nan", "noise": {"redshift": "1e-3"}})
     assert json.loads(json.dumps(configs.to_dict(config), allow_nan=False))["missing"] == [99.0, "nan"]
     assert config.noise == {"redshift": 1e-3}
 
@@ -212,9 +210,7 @@ def test_atom_is_refused_and_both_remedies_of_the_message_work(npz):
 
 
 def test_noise_is_uniform_recorded_and_seeded(npz):
-    first, again, other = (
-        load(path=npz, x="redshift,sfr", noise={"sfr": "0.5"}, seed=s) for s in ("0", "0", "1")
-    )
+    first, again, other = (load(path=npz, x="redshift,sfr", noise={"sfr": "0.5"}, seed=s) for s in ("0", "0", "1"))
     added = first.x[:, 1].numpy() - arrays()["sfr"]
     assert added.min() > -1e-6
     assert added.max() < 0.5 + 1e-6
@@ -234,13 +230,9 @@ def test_noise_that_float32_swallows_is_refused_with_an_amount_that_works(tmp_pa
     assert len(Splits.make(load(path=path, x="x", noise="x=0.49")).train) == 210
 
 
-@pytest.mark.parametrize(
-    "noise", [{"mag": 0.1}, {"nothing": 0.1}, {"redshift": 0}, {"redshift": "a"}, "redshift"]
-)
+@pytest.mark.parametrize("noise", [{"mag": 0.1}, {"nothing": 0.1}, {"redshift": 0}, {"redshift": "a"}, "redshift"])
 def test_noise_on_other_columns_or_of_no_size_is_refused(npz, noise):
-    with pytest.raises(
-        ConfigError, match=r"which is not in x|has no column|greater than 0|valid number|column=value"
-    ):
+    with pytest.raises(ConfigError, match=r"which is not in x|has no column|greater than 0|valid number|column=value"):
         load(path=npz, x="redshift", noise=noise)
 
 
@@ -273,9 +265,7 @@ def test_log_of_a_value_that_has_none_is_refused_with_the_count(tmp_path, option
 def test_log_of_a_column_that_is_not_there_is_refused(npz):
     with pytest.raises(ConfigError, match="log names 'sfr', which is not in x; x has redshift"):
         load(path=npz, x="redshift", log="sfr")
-    with pytest.raises(
-        ConfigError, match="context_log names 'sfr', which is not in context; context has no col"
-    ):
+    with pytest.raises(ConfigError, match="context_log names 'sfr', which is not in context; context has no col"):
         load(path=npz, x="redshift", context_log="sfr")
 
 
@@ -368,9 +358,7 @@ def test_values_that_do_not_fit_an_option_are_refused_by_its_name(npz):
 @pytest.fixture
 def frame():
     a = arrays()
-    return pd.DataFrame(
-        {"redshift": a["redshift"], "u mag": a["mag"][:, 0], "survey": a["survey"], "n": a["galaxy"]}
-    )
+    return pd.DataFrame({"redshift": a["redshift"], "u mag": a["mag"][:, 0], "survey": a["survey"], "n": a["galaxy"]})
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "h5", "hdf5"])
@@ -410,9 +398,7 @@ def test_nested_and_compound_hdf5_datasets_are_columns(tmp_path):
     assert np.allclose(data.context[:, 0].numpy(), table["mass"])
 
 
-@pytest.mark.parametrize(
-    ("ending", "package", "extra"), [("h5", "h5py", "hdf5"), ("parquet", "pyarrow", "parquet")]
-)
+@pytest.mark.parametrize(("ending", "package", "extra"), [("h5", "h5py", "hdf5"), ("parquet", "pyarrow", "parquet")])
 def test_missing_reader_names_the_extra_that_brings_it(tmp_path, monkeypatch, ending, package, extra):
     path = tmp_path / f"a.{ending}"
     path.write_bytes(b"anything")
@@ -454,9 +440,7 @@ def test_csv_rows_longer_than_the_header_are_refused(tmp_path):
 
 
 def test_csv_with_gaps_and_spaces_is_read(tmp_path):
-    (tmp_path / "a.csv").write_text(
-        "z, u\n" + "".join(f"{i}, {'' if i % 3 == 0 else i / 7}\n" for i in range(9))
-    )
+    (tmp_path / "a.csv").write_text("z, u\n" + "".join(f"{i}, {'' if i % 3 == 0 else i / 7}\n" for i in range(9)))
     data = load(path=str(tmp_path / "a.csv"), x="z", context="u", missing="nan")
     assert data.context_names == ("u", "u missing")
     assert data.context[:, 1].tolist() == [1, 0, 0] * 3
@@ -471,9 +455,7 @@ def test_csv_without_rows_is_refused(tmp_path):
 def test_missing_file_and_unknown_ending_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: nowhere/a\.npz"):
         load(path="nowhere/a.npz", x="x")
-    with pytest.raises(
-        ValueError, match=r"unknown ending '.fits'; known are .npz, .csv, .parquet, .h5, .hdf5"
-    ):
+    with pytest.raises(ValueError, match=r"unknown ending '.fits'; known are .npz, .csv, .parquet, .h5, .hdf5"):
         load(path="a.fits", x="x")
 
 

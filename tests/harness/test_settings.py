@@ -126,9 +126,7 @@ def test_data_is_a_name_a_mapping_or_a_list(write, text, datasets):
     assert read(write(text)).datasets == datasets
 
 
-@pytest.mark.parametrize(
-    "text", ["models: [cglow, maf]", "models: {cglow: {}, maf: }", "models: {cglow: , maf: {}}"]
-)
+@pytest.mark.parametrize("text", ["models: [cglow, maf]", "models: {cglow: {}, maf: }", "models: {cglow: , maf: {}}"])
 def test_models_are_a_list_or_a_mapping_in_their_order(write, text):
     assert list(read(write(text)).models.items()) == [("cglow", {}), ("maf", {})]
 
@@ -140,9 +138,7 @@ def test_names_become_canonical(write):
 
 
 def test_the_command_line_chooses_and_the_file_keeps_its_options(write):
-    path = write(
-        "data: [digits, {name: maps, root: x}]\nmodels: {maf: {num_steps: 9}, cglow: {num_steps: 1}}\n"
-    )
+    path = write("data: [digits, {name: maps, root: x}]\nmodels: {maf: {num_steps: 9}, cglow: {num_steps: 1}}\n")
     chosen = read(path, models="galacticflow,maf", data="moons,maps")
     assert list(chosen.models.items()) == [("galacticflow", {}), ("maf", {"num_steps": 9})]
     assert chosen.datasets == [("moons", {}), ("maps", {"root": "x"})]
@@ -200,9 +196,7 @@ def test_set_wins_over_the_file_and_the_last_one_over_all(write):
 def test_a_name_that_a_model_and_a_dataset_share_means_the_one_that_is_chosen():
     chosen = read(models="gaussian", data="gaussian", sets=["gaussian.root=x"])
     assert (chosen.models, chosen.datasets) == ({"gaussian": {}}, [("gaussian", {"root": "x"})])
-    assert read(models="maf", data="gaussian", sets=["gaussian.root=x"]).datasets == [
-        ("gaussian", {"root": "x"})
-    ]
+    assert read(models="maf", data="gaussian", sets=["gaussian.root=x"]).datasets == [("gaussian", {"root": "x"})]
 
 
 @pytest.mark.parametrize(
@@ -238,9 +232,7 @@ def test_set_of_two_models_that_share_an_anchor_reaches_one(write):
 
 
 def test_merge_keys_are_the_safe_loaders(write):
-    path = write(
-        "models:\n  maf: &o {num_steps: 1, hidden_features: 2}\n  cnf:\n    <<: *o\n    num_steps: 3\n"
-    )
+    path = write("models:\n  maf: &o {num_steps: 1, hidden_features: 2}\n  cnf:\n    <<: *o\n    num_steps: 3\n")
     assert read(path).models["galacticflow"] == {"num_steps": 3, "hidden_features": 2}
 
 

@@ -234,9 +234,7 @@ def test_glow_log_prob_is_that_of_normflows_own_multiscale_flow(glow: Conditiona
 
 
 def test_spline_inverse_holds_where_normflows_own_fails_its_assertion() -> None:
-    flow = build(
-        "normflows-nsf", (2,), (2,), generator=seeded(), **(SPLINE | {"num_steps": 2, "num_bins": 8})
-    )
+    flow = build("normflows-nsf", (2,), (2,), generator=seeded(), **(SPLINE | {"num_steps": 2, "num_bins": 8}))
     with torch.no_grad():
         for name, weight in flow.named_parameters():
             if "final_layer" in name:  # flat bins between steep knots

@@ -34,16 +34,12 @@ METRICS = {
 }
 
 
-def cell(
-    model: str, log_prob: Tensor, *, seed: int = 0, dataset: str = "maps", drop: str = "", **more: float
-) -> Cell:
+def cell(model: str, log_prob: Tensor, *, seed: int = 0, dataset: str = "maps", drop: str = "", **more: float) -> Cell:
     values = {"nll_nats": -log_prob.double().mean().item(), **METRICS, **more}
     values["nll_per_dim"] = values["nll_nats"] / 64
     missing = {name: "it was not asked for" for name in drop.split()}
     values = {name: value for name, value in values.items() if name not in missing}
-    record = Record(
-        dataset, model, seed, "h", "ok", metrics=values, missing=missing, split_hash="0123456789abcdef"
-    )
+    record = Record(dataset, model, seed, "h", "ok", metrics=values, missing=missing, split_hash="0123456789abcdef")
     return Cell(record, {"log_prob": log_prob, "group": torch.arange(300) // 3})
 
 
@@ -56,9 +52,7 @@ def table() -> Table:
     """The best, a tie, a loser and a failure."""
     tie = SHARED + NOISE - NOISE.mean() - 1e-4
     reason = "RuntimeError: " + "the solver did not converge; " * 8 + "loosen its tolerance"
-    return make_table(
-        [cell("a_best", SHARED), cell("tie", tie), cell("loser", SHARED - 3), failed("broken", reason)]
-    )
+    return make_table([cell("a_best", SHARED), cell("tie", tie), cell("loser", SHARED - 3), failed("broken", reason)])
 
 
 def terminal(table: Table, width: int = 120, *, styled: bool = False) -> str:
@@ -70,9 +64,7 @@ def terminal(table: Table, width: int = 120, *, styled: bool = False) -> str:
 
 
 def line_of(text: str, start: str) -> str:
-    (line,) = [
-        line for line in text.splitlines() if re.match(rf"(\x1b\[\d+m|\W)*{re.escape(start)}\b", line)
-    ][:1]
+    (line,) = [line for line in text.splitlines() if re.match(rf"(\x1b\[\d+m|\W)*{re.escape(start)}\b", line)][:1]
     return line
 
 
@@ -170,9 +162,7 @@ def test_parameters_are_counted_in_thousands_and_millions(count, shown):
 
 
 def test_bits_stand_in_for_nats_per_dimension_where_there_are_bits():
-    bits, nats = blocks(
-        make_table([cell("maf", SHARED, bits_per_dim=3.5), cell("maf", SHARED, dataset="moons")])
-    )
+    bits, nats = blocks(make_table([cell("maf", SHARED, bits_per_dim=3.5), cell("maf", SHARED, dataset="moons")]))
     assert "bits/dim" in bits.headings
     assert "NLL/dim (nats)" not in bits.headings
     assert "NLL/dim (nats)" in nats.headings
@@ -190,9 +180,7 @@ def test_seed_error_is_shown_where_there_are_seeds():
 def test_failed_cell_is_a_row_with_its_reason(table):
     text = terminal(table)
     assert line_of(text, "broken").split() == ["broken", "failed"]
-    (reason,) = [
-        line for line in text.splitlines() if line.startswith("broken failed: RuntimeError: the solver")
-    ]
+    (reason,) = [line for line in text.splitlines() if line.startswith("broken failed: RuntimeError: the solver")]
     assert len(reason) <= 120
     assert reason.endswith("…")
     for whole in (to_csv(table), to_markdown(table), to_latex(table)):

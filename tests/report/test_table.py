@@ -173,9 +173,7 @@ def test_a_dataset_on_which_all_failed_has_rows_and_no_best():
 
 
 def test_a_seed_that_failed_makes_the_row_partial_and_is_named():
-    table = make_table(
-        [cell("maf", scatter(0)), failed("maf", "no memory", 1), failed("maf", "no memory", 2)]
-    )
+    table = make_table([cell("maf", scatter(0)), failed("maf", "no memory", 1), failed("maf", "no memory", 2)])
     found = row(table, "maf")
     assert (found.status, found.seeds, found.reason) == ("partial", 1, "seeds 1, 2: no memory")
     assert found.best
@@ -203,9 +201,7 @@ def test_a_metric_that_no_model_has_is_a_column_with_its_reason():
 
 
 def test_every_empty_number_of_a_finished_model_has_a_reason():
-    table = make_table(
-        [cell("maf", scatter(0)), cell("nsf", scatter(1), metrics={"sw": 1.0}), failed("nice", "x")]
-    )
+    table = make_table([cell("maf", scatter(0)), cell("nsf", scatter(1), metrics={"sw": 1.0}), failed("nice", "x")])
     for _, found in table.frame[table.frame.status == "ok"].iterrows():
         for column in table.frame.columns:
             if pd.isna(found[column]):

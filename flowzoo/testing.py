@@ -1,0 +1,392 @@
+"""Conformance: what every flow of the zoo must satisfy, and a third party's flow too.
+
+::
+
+    from flowzoo.testing import CHECKS, check_flow
+
+    def test_my_flow():
+        check_flow("my-flow")
+
+A model that cannot pass a check says so in its own file, by a class attribute ``exempt`` of its config: a mapping of
+the check's name to the reason. What is exempt is not run, and the reason is what ``check_flow`` returns.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flowzoo import checkpoint
+from flowzoo import config as configs
+from flowzoo.bijectors import Standardize
+from flowzoo.flow import ConditionalFlow
+from flowzoo.models import build
+from flowzoo.registry import MODELS
+from flowzoo.seeding import generator
+
+# The relative error that a float32 computation of some depth may show.
+TOLERANCE = 1e-4
+TRAINING_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a check is run on: a model with small options, and shapes that it takes.
+
+    A config may set any of these but the name by a class attribute ``conformance``, a dict.
+
+    Args:
+        name: registered name of the model.
+        options: of the model; small, so that the suite is quick.
+        event: event shape of the checks in which it does not matter.
+        context: context shape of the same.
+        line: event shape of one dimension, or None if the model takes none.
+        plane: event shape of two dimensions, or None.
+        tolerance: relative error that counts as rounding.
+    """
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+    event: tuple[int, ...] = (3,)
+    context: tuple[int, ...] = (2,)
+    line: tuple[int, ...] | None = (1,)
+    plane: tuple[int, ...] | None = (2,)
+    tolerance: float = TOLERANCE
+
+    def build(self, event: tuple[int, ...] | None = None, context: tuple[int, ...] | None = None) -> ConditionalFlow:
+        """A flow that has been trained a little, because at its neutral start a flow hides its faults."""
+        shapes = event or self.event, self.context if context is None else context
+        return copy.deepcopy(_trained(self.name, self.options, *shapes))
+
+
+@functools.cache
+def _trained(
+    name: str, options: tuple[tuple[str, Any], ...], event: tuple[int, ...], context: tuple[int, ...]
+) -> ConditionalFlow:
+    source = generator(0, "conformance", name)
+    flow = build(name, event, context, generator=source, **dict(options))
+    x, c = inputs(flow, 2048, source)
+    flow.initialize(x, c)
+    parameters = [p for p in flow.parameters() if p.requires_grad]
+    if parameters:
+        optimizer = torch.optim.Adam(parameters, lr=3e-3)
+        for i in range(TRAINING_STEPS):
+            rows = slice(128 * (i % 16), 128 * (i % 16 + 1))
+            optimizer.zero_grad()
+            (-flow(x[rows], c[rows]).mean()).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+            optimizer.step()
+    return flow.eval()
+
+
+def inputs(flow: ConditionalFlow, count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Contexts, and events that depend on them and on one another, with unit spread or so."""
+    c = torch.randn(count, *flow.context_shape, generator=source)
+    noise = torch.randn(count, flow.event_shape.numel(), generator=source)
+    x = 0.7 * noise + 0.4 * torch.tanh(2 * noise.roll(1, 1))
+    if flow.context_shape.numel():
+        x = x + 0.4 * torch.sin(c.flatten(1).sum(1, keepdim=True))
+    return x.reshape(count, *flow.event_shape), c
+
+
+def case_of(name: str) -> Case:
+    """The case of a registered model."""
+    config = MODELS.get(name)
+    small = {"num_steps": 2, "hidden_features": 32}
+    options = {key: value for key, value in small.items() if key in configs.fields(config)}
+    given = dict(getattr(config, "conformance", {}))
+    options |= given.pop("options", {})
+    return Case(name, tuple(sorted(options.items())), **given)
+
+
+def check_log_det_matches_autograd(case: Case) -> None:
+    """The log|det| of ``to_latent`` is that of its Jacobian by automatic differentiation, in float64."""
+    flow = case.build().double()
+    x, c = (t.double() for t in inputs(flow, 3, generator(1, "x")))
+    stated = flow.to_latent(x, c)[1].detach()
+    dims = flow.event_shape.numel()
+    for i in range(len(x)):
+        # function of one event, so that the Jacobian is D x D
+
+        def latent(u: Tensor, i: int = i) -> Tensor:
+            return flow.to_latent(u.reshape(1, *flow.event_shape), c[i : i + 1])[0].reshape(dims)
+
+        jacobian = torch.autograd.functional.jacobian(latent, x[i].reshape(dims))
+        true = torch.linalg.slogdet(jacobian)[1]
+        _close(stated[i], true, case.tolerance / 10, "log|det| against autograd")
+
+
+def check_round_trip(case: Case) -> None:
+    """``to_data`` undoes ``to_latent``, and their log|det| cancel."""
+    flow = case.build()
+    x, c = inputs(flow, 50, generator(2, "x"))
+    with torch.no_grad():
+        z, forward = flow.to_latent(x, c)
+        back, backward = flow.to_data(z, c)
+    _close(back, x, case.tolerance, "round trip")
+    _close(backward, -forward, 10 * case.tolerance, "log|det| of the round trip")
+
+
+def check_integrates_to_one_in_1d(case: Case) -> None:
+    """The integral of q over the line is one."""
+    if case.line is None:
+        return
+    flow = case.build(event=case.line).double()
+    x = torch.linspace(-40, 40, 40_001, dtype=torch.float64).reshape(-1, *case.line)
+    for c in torch.randn(2, *flow.context_shape, generator=generator(3, "c")).double():
+        with torch.no_grad():
+            total = torch.trapezoid(flow.log_prob(x, c).exp(), x.flatten())
+        _close(total, torch.ones(()), 2e-3, "integral of q over the line")
+
+
+def check_integrates_to_one_in_2d(case: Case) -> None:
+    """The integral of q over the plane is one, by self-normalised draws of a wide Student proposal on a grid."""
+    if case.plane is None:
+        return
+    flow = case.build(event=case.plane)
+    # u = sinh(t) maps a uniform grid to one that is dense at the centre and reaches far out
+    t = torch.linspace(-4.5, 4.5, 451)
+    nodes, weights = torch.sinh(t) * 0.5, torch.cosh(t) * 0.5 * (t[1] - t[0])
+    grid = torch.cartesian_prod(nodes, nodes).reshape(-1, *case.plane)
+    cell = (weights[:, None] * weights[None, :]).flatten()
+    c = torch.randn(flow.context_shape, generator=generator(4, "c"))
+    with torch.no_grad():
+        total = (flow.log_prob(grid, c).double().exp() * cell).sum()
+    _close(total, torch.ones(()), 1e-2, "integral of q over the plane")
+
+
+def check_units_shift_the_density(case: Case) -> None:
+    """In other units, x' = a x + b, the log-density falls by D log a and by nothing else."""
+    plain, scaled = case.build(), case.build()
+    x, c = inputs(plain, 20, generator(5, "x"))
+    scaled.x_map = _standardize(case.event, mean=3.0, std=4.0)
+    with torch.no_grad():
+        expected = plain.log_prob(x, c) - math.log(4.0) * plain.event_shape.numel()
+        _close(scaled.log_prob(4 * x + 3, c), expected, case.tolerance, "density in other units")
+
+
+def check_samples_agree_with_density(case: Case) -> None:
+    """Draws carry the density that they are scored with, and E_q[exp(log p - log q)] is one for another p."""
+    flow = case.build()
+    c = torch.randn(2, *flow.context_shape, generator=generator(6, "c"))
+    with torch.no_grad():
+        draws, stated = flow.sample_and_log_prob(c, (2000,), generator=generator(6, "z"))
+        scored = flow.log_prob(draws, c)
+        again = flow.sample(c, (2000,), generator=generator(6, "z"))
+    _close(draws, again, case.tolerance, "sample against sample_and_log_prob")
+    # Some draws lie where float32 resolves little; the bulk must agree, and no draw by much.
+    error = (scored - stated).abs() / (1 + stated.abs())
+    _close(error.quantile(0.99), torch.zeros(()), 10 * case.tolerance, "log q of draws, 99 of 100")
+    _close(error.max(), torch.zeros(()), 0.02, "log q of draws, the worst")
+    # A normal p narrower than q: the mean of p/q is one with a known error.
+    width = 0.5 * draws.std(0).clamp_min(1e-3)
+    centre = draws.median(0).values
+    p = torch.distributions.Normal(centre, width)
+    ratio = torch.exp(p.log_prob(draws).flatten(2).sum(2) - stated).double()
+    error_of_mean = ratio.std(0) / len(ratio) ** 0.5
+    off = (ratio.mean(0) - 1).abs() / error_of_mean
+    if bool((off > 5).any()):
+        raise AssertionError(f"the mean of p/q over draws of q is {off.max():.1f} standard errors from one")
+
+
+def check_context_matters(case: Case) -> None:
+    """Another context gives another density."""
+    flow = case.build()
+    x, c = inputs(flow, 20, generator(7, "x"))
+    with torch.no_grad():
+        change = (flow.log_prob(x, c) - flow.log_prob(x, c + 1)).abs().max()
+    if float(change) < 1e-3:
+        raise AssertionError(f"log q changed by at most {float(change):.1e} under another context")
+
+
+def check_unconditional(case: Case) -> None:
+    """A context of no columns works, and None stands for it."""
+    flow = case.build(context=(0,))
+    x, _ = inputs(flow, 10, generator(8, "x"))
+    with torch.no_grad():
+        _close(flow.log_prob(x), flow.log_prob(x, torch.zeros(10, 0)), 0.0, "context None against no columns")
+        draws = flow.sample(shape=(5,), generator=generator(8, "z"))
+    if draws.shape != (5, *flow.event_shape):
+        raise AssertionError(f"5 unconditional draws have shape {tuple(draws.shape)}")
+
+
+def check_events_do_not_meet(case: Case) -> None:
+    """An event's score does not depend on the batch that it is in, nor on a NaN elsewhere in it."""
+    flow = case.build()
+    x, c = inputs(flow, 20, generator(9, "x"))
+    with torch.no_grad():
+        whole = flow.log_prob(x, c)
+        alone = torch.cat([flow.log_prob(x[i : i + 1], c[i : i + 1]) for i in range(len(x))])
+        x[7] = math.nan
+        spoiled = flow.log_prob(x, c)
+    _close(alone, whole, case.tolerance, "score of an event alone against in a batch")
+    rest = torch.arange(20) != 7
+    _close(spoiled[rest], whole[rest], case.tolerance, "scores beside a NaN")
+    if bool(torch.isfinite(spoiled[7])):
+        raise AssertionError(f"a NaN event has the finite score {float(spoiled[7])}")
+
+
+def check_broadcasting(case: Case) -> None:
+    """Batch shapes of event and context broadcast, and chunks do not show."""
+    flow = case.build()
+    x, _ = inputs(flow, 12, generator(10, "x"))
+    c = torch.randn(3, 1, *flow.context_shape, generator=generator(10, "c"))
+    with torch.no_grad():
+        table = flow.log_prob(x, c)
+        row = flow.log_prob(x, c[1, 0])
+        flow.chunk_elements = 5 * flow.event_shape.numel()
+        chunked = flow.log_prob(x, c)
+    if table.shape != (3, 12):
+        raise AssertionError(f"scores of (12,) events given (3, 1) contexts have shape {tuple(table.shape)}")
+    _close(table[1], row, case.tolerance, "a row of a broadcast")
+    _close(chunked, table, case.tolerance, "scores in chunks")
+
+
+def check_saves_and_loads(case: Case) -> None:
+    """A saved flow, loaded into a fresh one without any dummy pass, scores and draws the same bits."""
+    flow = case.build()
+    flow.x_map = _standardize(case.event, mean=0.5, std=2.0)
+    x, c = inputs(flow, 10, generator(11, "x"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "flow.safetensors"
+        checkpoint.save(flow, path)
+        again = checkpoint.load(path)
+    with torch.no_grad():
+        _close(again.log_prob(x, c), flow.log_prob(x, c), 0.0, "scores of the loaded flow")
+        drawn = [f.sample(c, generator=generator(11, "z")) for f in (flow, again)]
+    _close(drawn[0], drawn[1], 0.0, "draws of the loaded flow")
+
+
+def check_float64_agrees(case: Case) -> None:
+    """In float64 the scores are those of float32 up to rounding."""
+    flow = case.build()
+    x, c = inputs(flow, 20, generator(12, "x"))
+    with torch.no_grad():
+        single = flow.log_prob(x, c).double()
+        double = flow.double().log_prob(x.double(), c.double())
+    _close(single, double, case.tolerance, "float32 against float64")
+
+
+def check_seed_repeats(case: Case) -> None:
+    """The same generator gives the same weights and the same draws, and the process-wide one is left alone."""
+    before = torch.random.get_rng_state()
+    flows = [
+        build(case.name, case.event, case.context, generator=generator(13, "init"), **dict(case.options))
+        for _ in range(2)
+    ]
+    for (name, a), (_, b) in zip(flows[0].state_dict().items(), flows[1].state_dict().items(), strict=True):
+        if not torch.equal(a, b):
+            raise AssertionError(f"the same seed gave other initial values of {name}")
+    c = torch.randn(4, *flows[0].context_shape, generator=generator(13, "c"))
+    draws = [f.sample(c, (3,), generator=generator(13, "z")) for f in flows]
+    _close(draws[0], draws[1], 0.0, "draws of the same seed")
+    other = flows[0].sample(c, (3,), generator=generator(14, "z"))
+    if torch.equal(other, draws[0]):
+        raise AssertionError("another seed gave the same draws")
+    if not torch.equal(before, torch.random.get_rng_state()):
+        raise AssertionError("building or sampling moved the process-wide generator")
+
+
+def check_gradients_flow(case: Case) -> None:
+    """Training moves every parameter, and draws have a pathwise gradient to the context."""
+    flow = case.build().train()
+    x, c = inputs(flow, 30, generator(15, "x"))
+    parameters = dict(flow.named_parameters())
+    if not parameters:
+        return
+    (-flow(x, c).mean()).backward()
+    dead = [name for name, p in parameters.items() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
+    if dead:
+        raise AssertionError(f"no finite gradient for {', '.join(dead[:3])}")
+    c.requires_grad_()
+    flow.rsample(c, generator=generator(15, "z")).square().sum().backward()
+    if c.grad is None or not bool(c.grad.abs().sum() > 0):
+        raise AssertionError("rsample has no gradient to the context")
+
+
+def check_step_does_not_wait(case: Case) -> None:
+    """Scoring and its gradient read nothing back to the host, so a GPU's queue never drains in a step."""
+    flow = case.build().train()
+    if not any(p.requires_grad for p in flow.parameters()) or flow.host_sync is not None:
+        return
+    x, c = inputs(flow, 16, generator(16, "x"))
+    with NoHostSync():
+        (-flow(x, c).mean()).backward()
+
+
+class NoHostSync(TorchDispatchMode):
+    """Raises at any operation whose result or shape the host must wait for, on whatever device."""
+
+    WAITING = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2"})
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Look at the operation, then let it pass."""
+        name = func.overloadpacket.__name__
+        index = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        masks = [i for i in index if isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)]
+        if name in self.WAITING or masks:
+            raise AssertionError(f"a training step calls aten::{name}, for which a GPU's host has to wait")
+        return func(*args, **(kwargs or {}))
+
+
+#: every check by name, in the order in which they are worth running
+CHECKS: dict[str, Callable[[Case], None]] = {
+    name.removeprefix("check_"): function
+    for name, function in list(globals().items())
+    if name.startswith("check_") and callable(function)
+}
+
+
+def exempt(name: str) -> dict[str, str]:
+    """The checks that a model declares it cannot pass, with the reasons."""
+    return dict(getattr(MODELS.get(name), "exempt", {}))
+
+
+def check_flow(name: str) -> dict[str, str]:
+    """Run every check on a registered model.
+
+    Args:
+        name: registered, by a file of the zoo or by an entry point.
+
+    Returns:
+        The checks that were not run because the model declares that it cannot pass them, with the reasons.
+
+    Raises:
+        AssertionError: with the check and the figure that failed.
+        ValueError: if the model is exempt from a check that does not exist.
+    """
+    case, excused = case_of(name), exempt(name)
+    unknown = set(excused) - set(CHECKS)
+    if unknown:
+        raise ValueError(f"{name} is exempt from unknown checks {sorted(unknown)}; known are {', '.join(CHECKS)}")
+    for check, function in CHECKS.items():
+        if check not in excused:
+            function(case)
+    return excused
+
+
+def _standardize(shape: tuple[int, ...], mean: float, std: float) -> Standardize:
+    bijector = Standardize(shape)
+    bijector.mean.fill_(mean)
+    bijector.std.fill_(std)
+    return bijector
+
+
+def _close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    """Largest error, relative to 1 + |expected|, within the tolerance."""
+    difference = (found - expected).abs() / (1 + expected.abs())
+    worst = float(difference.max())
+    if not worst <= tolerance:
+        raise AssertionError(f"{what}: off by {worst:.2e}, allowed {tolerance:.0e}")

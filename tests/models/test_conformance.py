@@ -1,0 +1,22 @@
+"""Every registered model passes the conformance suite: a model is tested by existing."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowzoo.registry import MODELS
+from flowzoo.testing import CHECKS, case_of, exempt
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("name", MODELS.names())
+def test_model_conforms(name: str, check: str) -> None:
+    excused = exempt(name)
+    if check in excused:
+        pytest.skip(f"{name} declares: {excused[check]}")
+    CHECKS[check](case_of(name))
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_exemptions_name_checks_that_exist(name: str) -> None:
+    assert set(exempt(name)) <= set(CHECKS)
