@@ -4,8 +4,9 @@ A flow holds two of these as submodules: ``x_map`` for the event and ``context_m
 fitted on the training split alone, their constants are buffers (so they travel with the weights), and the
 log-derivatives of ``x_map`` are part of the flow's density, so that every NLL is in the units of the data.
 
-All maps act on the last axes of a tensor, leave its shape alone and return ``(value, log|d value / d input|)``
-elementwise. ``to_latent`` goes from data units to network units, ``to_data`` back.
+All maps act on the last axes of a tensor, leave its shape alone and return ``(value, log_slope)``, where ``log_slope``
+has that shape too and sums over an event to the log|det| of the map. ``to_latent`` goes from data units to network
+units, ``to_data`` back.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Size, Tensor, nn
 
 
 class Bijector(nn.Module):
-    """An elementwise invertible map. A subclass implements ``to_latent``, ``to_data`` and ``describe``.
+    """A fixed invertible map. A subclass implements ``to_latent``, ``to_data`` and ``describe``.
 
     Bijectors that learn constants from data override ``fit`` and create their buffers in ``__init__`` with the
     event's shape, so that a checkpoint loads into a freshly built map.
@@ -35,11 +36,11 @@ class Bijector(nn.Module):
         return self.to_latent(x)[0]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Data units to network units, with the elementwise log-derivative."""
+        """Data units to network units, with its log-derivative."""
         raise NotImplementedError
 
     def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Network units to data units, with the elementwise log-derivative."""
+        """Network units to data units, with its log-derivative."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
@@ -109,6 +110,58 @@ class Standardize(Bijector):
     def describe(self) -> dict[str, Any]:
         """See the base class."""
         return {"kind": "standardize", "shape": list(self.shape)}
+
+
+class Whiten(Bijector):
+    r"""Zero mean and unit covariance of a vector: :math:`u = W (x - \mu)`, W the PCA whitening of the training data.
+
+    For contexts whose columns are nearly copies of one another (magnitudes in six bands, whose differences are the
+    colours that matter), a network sees each direction at the same scale.
+
+    Args:
+        shape: shape of the vector.
+    """
+
+    FLOOR = 1e-6  # smallest variance of a direction, relative to the largest: below it there is only rounding
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        if len(shape) != 1:
+            raise ValueError(f"only vectors can be whitened; got shape {tuple(shape)}")
+        self.shape = Size(shape)
+        self.mean: Tensor
+        self.matrix: Tensor
+        self.inverse: Tensor
+        self.register_buffer("mean", torch.zeros(shape[0]))
+        self.register_buffer("matrix", torch.eye(shape[0]))
+        self.register_buffer("inverse", torch.eye(shape[0]))
+
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """Take the mean and the eigenvectors of the correlation matrix."""
+        scale = Standardize(self.shape)
+        standard = scale.to(x.device).fit(x, names).double()
+        values, vectors = torch.linalg.eigh(standard.T @ standard / len(x))
+        root = values.clamp_min(self.FLOOR * float(values[-1])).sqrt()
+        self.mean.copy_(scale.mean)
+        self.matrix.copy_((vectors / root).T / scale.std)
+        self.inverse.copy_(scale.std[:, None] * (vectors * root))
+        return self.to_latent(x)[0]
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Subtract the mean, rotate and scale."""
+        return (x - self.mean) @ self.matrix.T, self._log_slope().expand_as(x)
+
+    def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse."""
+        return u @ self.inverse.T + self.mean, -self._log_slope().expand_as(u)
+
+    def describe(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"kind": "whiten", "shape": list(self.shape)}
+
+    def _log_slope(self) -> Tensor:
+        # every column carries an equal share of the log|det|
+        return torch.linalg.slogdet(self.matrix)[1] / len(self.mean)
 
 
 class Log(Bijector):
@@ -265,6 +318,8 @@ def from_description(description: Mapping[str, Any]) -> Bijector:
             return Identity()
         case "standardize":
             return Standardize(**options)
+        case "whiten":
+            return Whiten(**options)
         case "log":
             return Log()
         case "logit":

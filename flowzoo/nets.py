@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Padding = Literal["zeros", "circular", "reflect"]
@@ -40,7 +41,7 @@ def mlp(
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(widths):
         layers += [_linear(before, after), activation()]
-    last = _linear(widths[-1], out_features)
+    last = nn.Linear(widths[-1], out_features)
     layers.append(zero_(last) if zero_init else last)
     return nn.Sequential(*layers)
 
@@ -116,13 +117,20 @@ class ContextConv(nn.Module):
         return self.last(self.activation(h))
 
 
-def _linear(in_features: int, out_features: int) -> nn.Linear:
-    if in_features:
-        return nn.Linear(in_features, out_features)
-    # torch warns of a layer without inputs and leaves its bias uninitialised
-    layer = nn.utils.skip_init(nn.Linear, 0, out_features)
-    nn.init.uniform_(layer.bias, -1, 1)
-    return layer
+class _Constant(nn.Module):
+    """A linear layer of nothing: only its bias speaks. (torch's own, of no inputs, warns and is not initialised.)"""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(nn.init.uniform_(torch.empty(out_features), -1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, 0)`` to ``(N, out_features)``."""
+        return self.bias.expand(len(x), -1)
+
+
+def _linear(in_features: int, out_features: int) -> nn.Module:
+    return nn.Linear(in_features, out_features) if in_features else _Constant(out_features)
 
 
 def widths(hidden_features: int | Sequence[int], depth: int = 2) -> tuple[int, ...]:

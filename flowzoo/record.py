@@ -101,6 +101,9 @@ def load(path: Path) -> Record:
         values = json.loads(path.read_text())
         names = {f.name for f in dataclasses.fields(Record)}
         record = Record(**{k: v for k, v in values.items() if k in names})
+        for field_, kind in (("metrics", dict), ("missing", dict), ("config", dict), ("notes", list), ("seed", int)):
+            if not isinstance(getattr(record, field_), kind):
+                raise TypeError(f"{field_} is no {kind.__name__}")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RecordError(f"{path}: not a record of a cell ({error}); delete it to run the cell again") from None
     if record.schema != SCHEMA:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +37,11 @@ class StepConfig(Protocol):
         """Largest norm of the gradient; 0 does not clip."""
         ...
 
+    @property
+    def ema(self) -> float:
+        """Decay per step of the average of the weights; 0 for none."""
+        ...
+
 
 class Stepper:
     """AdamW on batches by index, with its own order of the events and its own noise.
@@ -50,7 +57,7 @@ class Stepper:
     """
 
     def __init__(self, flow: ConditionalFlow, split: Split, config: StepConfig, seed: int) -> None:
-        self.flow, self.split, self.clip = flow, split, config.clip
+        self.flow, self.split, self.clip, self.ema = flow, split, config.clip, config.ema
         self.device = split.x.device
         self.parameters = [p for p in flow.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
@@ -58,6 +65,9 @@ class Stepper:
         self.noise = generator(seed, "noise", device=self.device)
         self.batch_size = min(config.batch_size, len(split))
         self.batches = len(split) // self.batch_size
+        # the same tensors, without their gradients: for in-place arithmetic
+        self.weights = [p.detach() for p in self.parameters]
+        self.averages = [w.clone() for w in self.weights]
         self.count = 0
         self.epoch_start = self.order.get_state()
         self.permutation: Tensor | None = None
@@ -74,10 +84,27 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.count += 1
+        # The average forgets its start at first: after n steps it reaches back over n/10 of them.
+        decay = min(self.ema, (1 + self.count) / (10 + self.count)) if self.ema else 0.0
+        torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
         seen = loss.detach()
         bad = (self.first_bad < 0) & ~torch.isfinite(seen)
         self.first_bad = torch.where(bad, self.count, self.first_bad)
         self.loss_sum += seen
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block the flow has the averaged weights."""
+        own = [w.clone() for w in self.weights]
+        torch._foreach_copy_(self.weights, self.averages)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self.weights, own)
+
+    def restart_average(self) -> None:
+        """Begin the average at the present weights, after a data-dependent initialisation."""
+        torch._foreach_copy_(self.averages, self.weights)
 
     def set_rate(self, rate: float) -> None:
         """Change the learning rate."""
@@ -100,6 +127,7 @@ class Stepper:
             "first_bad": self.first_bad,
             "loss_sum": self.loss_sum,
         }
+        held |= {f"average.{i}": average for i, average in enumerate(self.averages)}
         for number, moments in self.optimizer.state_dict()["state"].items():
             held |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in moments.items()}
         return held
@@ -116,6 +144,7 @@ class Stepper:
         if self.count % self.batches:
             self.order.set_state(self.epoch_start)
             self.permutation = torch.randperm(len(self.split), generator=self.order, device=self.device)
+        torch._foreach_copy_(self.averages, [held[f"average.{i}"].to(self.device) for i in range(len(self.averages))])
         moments: dict[int, dict[str, Any]] = {}
         for key, value in held.items():
             if key.startswith("optimizer."):

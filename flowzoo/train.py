@@ -36,6 +36,8 @@ class FitConfig:
             ``patience // 2`` evaluations without improvement) or ``"constant"``.
         lr_floor: lowest rate, as a share of ``lr``; it never reaches zero.
         clip: largest norm of the gradient; 0 does not clip.
+        ema: decay per step of the running average of the weights (Polyak averaging), which is what is validated and
+            kept; 0 keeps the weights themselves.
         evaluate_every: steps between validations.
         patience: validations without improvement before stopping; 0 never stops early.
         validation_events: at most this many validation events, a fixed random choice, are scored each time.
@@ -51,6 +53,7 @@ class FitConfig:
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     lr_floor: float = 0.01
     clip: float = 5.0
+    ema: float = 0.99
     evaluate_every: int = 100
     patience: int = 15
     validation_events: int = 20_000
@@ -60,6 +63,8 @@ class FitConfig:
         for name in ("batch_size", "evaluate_every", "checkpoint_every", "validation_events"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1); got {self.ema}")
         if self.steps < 0 or self.lr <= 0 or (self.minutes is not None and self.minutes <= 0):
             raise ValueError("steps must not be negative, lr and minutes must be positive")
 
@@ -162,6 +167,7 @@ class _Trainer:
         self.stepper = Stepper(self.flow, self.splits.train, self.config, self.seed)
         if not self._resume():
             self._initialize()
+            self.stepper.restart_average()
             self._validate()
         state, config = self.state, self.config
         started = time.monotonic() - state.seconds
@@ -232,15 +238,18 @@ class _Trainer:
             bad = int(self.stepper.first_bad)
             if bad >= 0:
                 return f"the loss was not finite at step {bad}"
-        nll = mean_nll(self.flow, *self.validation)
+        with self.stepper.averaged():
+            nll = mean_nll(self.flow, *self.validation)
+            better = nll < state.best or not self.best_weights
+            if better:
+                self.best_weights = {k: v.detach().clone() for k, v in self.flow.state_dict().items()}
         since = state.step - (state.history[-1]["step"] if state.history else 0)
         train_nll = self.stepper.take_loss() / since if since else nll
         if math.isfinite(nll):
             row = {"step": state.step, "train_nll": train_nll, "validation_nll": nll, "lr": self._rate()}
             state.history.append(row)
-        if nll < state.best or not self.best_weights:
+        if better:
             state.best, state.best_step, state.stale = nll, state.step, 0
-            self.best_weights = {k: v.detach().clone() for k, v in self.flow.state_dict().items()}
         else:
             state.stale += 1
             if state.stale % max(1, config.patience // 2) == 0:

@@ -11,9 +11,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from flowzoo.bijectors import Bijector, Compose, Identity, Logit, Standardize
+from flowzoo.bijectors import Bijector, Compose, Logit, Standardize
 from flowzoo.data._augment import augment
 from flowzoo.data._checks import check
+from flowzoo.data._context import default_context_map
 from flowzoo.data._data import Data, Levels
 from flowzoo.seeding import generator as make_generator
 
@@ -133,8 +134,7 @@ class Splits:
         x_map = copy.deepcopy(data.x_map) if data.x_map is not None else _default_map(data)
         context_map = copy.deepcopy(data.context_map)
         if context_map is None:
-            shape = data.context_shape
-            context_map = Standardize(shape) if shape.numel() else Identity()
+            context_map = default_context_map(data.context_shape, len(torch.unique(train.context_index)))
         device = train.x.device
         x_map, context_map = x_map.to(device), context_map.to(device)
         x_map.fit(train.fixed, data.names)

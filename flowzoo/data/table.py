@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowzoo.bijectors import Bijector, Columns, Compose, Log, Standardize
 from flowzoo.config import ConfigError
+from flowzoo.data._context import default_context_map
 from flowzoo.data._data import Data
 from flowzoo.data._readers import Amounts, Labels, Sentinels, Source, Words, open_table, sentinels, words
 from flowzoo.registry import DATASETS
@@ -110,7 +111,8 @@ class Table:
         _positive(context, list(given), context_log)
 
         groups = None if self.group is None else _factorise(source.column(self.group)[keep], self.group)
-        contexts, index = _once(torch.from_numpy(_single(context, [*given, *flags])), groups)
+        columns = [*given, *flags]
+        contexts, index = _once(torch.from_numpy(_single(context, columns)), groups)
         return Data(
             x=torch.from_numpy(_single(x, list(found))),
             context=contexts if given else None,
@@ -118,10 +120,12 @@ class Table:
             groups=groups,
             names=tuple(found),
             units=self._units([*found]),
-            context_names=(*given, *flags),
+            context_names=tuple(columns),
             context_units=(*self._units([*given]), *("" for _ in flags)),
-            x_map=_map(len(found), len(found), x_log),
-            context_map=_map(len(given), len(given) + len(flags), context_log) if given else None,
+            x_map=_map(Standardize((len(found),)), len(found), len(found), x_log),
+            context_map=_map(default_context_map((len(given),), len(contexts)), len(given), len(columns), context_log)
+            if given
+            else None,
             given_split=None if self.split is None else _parts(source.column(self.split)[keep], self.split),
             notes=tuple(notes),
         )
@@ -237,9 +241,8 @@ def _positive(values: np.ndarray, labels: list[str], positions: list[int]) -> No
             )
 
 
-def _map(count: int, total: int, logs: list[int]) -> Bijector:
-    """Log of some of the first ``count`` columns, then all of these standardised; the rest (flags) stay."""
-    scale: Bijector = Standardize((count,))
+def _map(scale: Bijector, count: int, total: int, logs: list[int]) -> Bijector:
+    """Log of some of the first ``count`` columns, then the scale of all of these; the rest (flags) stay."""
     if total > count:
         scale = Columns(range(count), scale)
     return Compose(Columns(logs, Log()), scale) if logs else scale

@@ -180,6 +180,9 @@ def make_plan(
         names = {BASELINE: {}, **names}
     if not names:
         raise ConfigError("no models to compare; give --models, such as --models cglow,maf,sospf")
+    repeated = [s.name for i, s in enumerate(sources) if s.name in [t.name for t in sources[:i]]]
+    if repeated:
+        raise ConfigError(f"dataset '{repeated[0]}' is in the plan twice: bench its variants in runs of their own")
     made = [models.configure(name, options) for name, options in names.items()]
     for name in METRICS.names():
         configure_metric(name, {})

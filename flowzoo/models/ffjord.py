@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+import zuko
+from torch import Tensor
+
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._zuko import ZukoFlow
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
@@ -43,7 +49,7 @@ class FFJORD:
 
     # The error of the ODE solver stands where other flows have rounding; its steps are chosen by the worst event of
     # a batch, so an event's score depends on its company within that error.
-    conformance: ClassVar[dict[str, Any]] = {"tolerance": 2e-3}
+    conformance: ClassVar[dict[str, Any]] = {"tolerance": 1e-2}
 
     max_features: ClassVar[int] = 256  # the exact trace takes D backward passes per evaluation
 
@@ -56,9 +62,6 @@ class FFJORD:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        import zuko
-
-        from flowzoo.models._zuko import ZukoFlow
 
         def make(features: int, context: int) -> Any:
             if features > self.max_features:
@@ -75,7 +78,7 @@ class FFJORD:
                 rtol=self.rtol,
             )
 
-        return ZukoFlow(
+        return _Continuous(
             event_shape,
             context_shape,
             make,
@@ -88,3 +91,26 @@ class FFJORD:
     def suggest(cls, trial: Any) -> FFJORD:
         """Width."""
         return cls(hidden_features=trial.suggest_categorical("hidden_features", [32, 64, 128, 256]))
+
+
+class _Continuous(ZukoFlow):
+    """The solver's steps are shared by a batch, and never end if one event is NaN: such rows take no part."""
+
+    def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return _finite_rows(super()._to_latent, u, c)
+
+    def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return _finite_rows(super()._to_data, z, c)
+
+
+def _finite_rows(
+    function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, c: Tensor
+) -> tuple[Tensor, Tensor]:
+    rows = [torch.isfinite(t.flatten(1)).all(1) for t in (x, c)]
+    good = rows[0] & rows[1]
+    value, log_det = function(_masked(x, good, 0.0), _masked(c, good, 0.0))
+    return _masked(value, good, math.nan), torch.where(good, log_det, math.nan)
+
+
+def _masked(t: Tensor, good: Tensor, fill: float) -> Tensor:
+    return torch.where(good.reshape(-1, *(1,) * (t.ndim - 1)), t, fill)
