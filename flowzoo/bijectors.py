@@ -287,7 +287,9 @@ class Columns(Bijector):
 
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """Fit the inner map on its columns."""
-        chosen = [names[c] for c in self.columns] if names else None
+        known = names is not None and len(names) == x.shape[-1]
+        # Without names a column is called by its position in the event, not in the part.
+        chosen = [names[c] if known and names else str(c) for c in self.columns]
         self.bijector.fit(x[..., self.columns], chosen)
         return self.to_latent(x)[0]
 

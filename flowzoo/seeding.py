@@ -42,5 +42,6 @@ def initialisation(source: torch.Generator | None) -> Iterator[None]:
         return
     seed = int(torch.randint(2**62, (), generator=source, device=source.device))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed every accelerator too, and nothing would put those back.
+        torch.default_generator.manual_seed(seed)
         yield

@@ -44,19 +44,19 @@ class FitConfig:
         checkpoint_every: steps between checkpoints, when a path is given.
     """
 
-    steps: int = 3000
+    steps: int = 2000
     minutes: float | None = None
     batch_size: int = 256
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 0.0
     warmup: float = 0.02
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     lr_floor: float = 0.01
     clip: float = 5.0
     ema: float = 0.99
-    evaluate_every: int = 100
-    patience: int = 15
-    validation_events: int = 20_000
+    evaluate_every: int = 50
+    patience: int = 10
+    validation_events: int = 5_000
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:

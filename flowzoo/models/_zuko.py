@@ -6,6 +6,7 @@ zuko maps data to latent in its forward direction. What differs from plain zuko:
   (zuko bisects on [-10, 10] and clips silently outside).
 - The Softclip between the transforms of SOSPF and NAF is replaced by an asinh, which is onto: every base draw has a
   preimage, and no mass is lost.
+- SOSPF's polynomial is expanded once, not integrated by quadrature at every evaluation.
 - GF is evaluated in log space, because in float32 its erf saturates a few standard deviations out.
 - Coupling masks are indices made once, because zuko's ``nonzero`` in every forward pass waits for the GPU.
 """
@@ -25,14 +26,17 @@ from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.flows.coupling import GeneralCouplingTransform
 from zuko.flows.gaussianization import ElementWiseTransform
 from zuko.flows.neural import MNN
+from zuko.flows.polynomial import ShiftedSOSPTransform
 from zuko.lazy import LazyTransform, UnconditionalTransform
 from zuko.transforms import (
+    AdditiveTransform,
     ComposedTransform,
     CouplingTransform,
     DependentTransform,
     GaussianizationTransform,
     MonotonicAffineTransform,
     MonotonicTransform,
+    SOSPolynomialTransform,
 )
 from zuko.utils import broadcast
 
@@ -40,6 +44,7 @@ from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
 from flowzoo.layers.autoregressive import invert
 from flowzoo.layers.monotone import inverse
+from flowzoo.layers.polynomial import antiderivative, horner, mean_square
 
 
 class ZukoFlow(ConditionalFlow):
@@ -180,6 +185,29 @@ class AsinhTransform(Transform):
         return -(a + torch.log1p(torch.exp(-2 * a)) - math.log(2))
 
 
+class SumOfSquares(SOSPolynomialTransform):
+    """zuko's sum-of-squares integral with its polynomial expanded once, instead of a quadrature at every evaluation."""
+
+    def __init__(self, a: Tensor, slope: float) -> None:
+        super().__init__(a=a, slope=slope)
+        density = mean_square(torch.cat([1 + a[..., :1], a[..., 1:]], -1))
+        self.density = torch.cat([density[..., :1] + slope, density[..., 1:]], -1)
+        self.integral = antiderivative(self.density)
+
+    def f(self, x: Tensor) -> Tensor:
+        """The integral from 0 to x."""
+        return x * horner(self.integral, x / self.bound)
+
+    def g(self, x: Tensor) -> Tensor:
+        """Its derivative."""
+        return horner(self.density, x / self.bound)
+
+
+def shifted_sum_of_squares(a: Tensor, constant: Tensor, slope: float) -> Transform:
+    """In the place of zuko's ``ShiftedSOSPTransform``."""
+    return ComposedTransform(SumOfSquares(a, slope), AdditiveTransform(constant))
+
+
 class LogSpaceGaussianization(GaussianizationTransform):
     r"""zuko's Gaussianization :math:`\Phi^{-1}(F(x)),\ F(x) = \tfrac1K \sum_k \Phi(s_k x + b_k)`, in log space.
 
@@ -275,6 +303,10 @@ def coupling(features: int, context: int, steps: int, **kwargs: Any) -> list[Laz
 def _repaired(lazy: LazyTransform) -> LazyTransform:
     if isinstance(lazy, UnconditionalTransform) and lazy.f is zuko.transforms.SoftclipTransform:
         return UnconditionalTransform(DependentTransform, AsinhTransform(lazy.bound), 1)
-    if isinstance(lazy, ElementWiseTransform) and lazy.univariate is GaussianizationTransform:
-        lazy.univariate = LogSpaceGaussianization
+    if isinstance(lazy, ElementWiseTransform | MaskedAutoregressiveTransform):
+        univariate = lazy.univariate
+        if univariate is GaussianizationTransform:
+            lazy.univariate = LogSpaceGaussianization
+        elif isinstance(univariate, partial) and univariate.func is ShiftedSOSPTransform:
+            lazy.univariate = partial(shifted_sum_of_squares, **univariate.keywords)
     return lazy

@@ -1,0 +1,283 @@
+"""The fixed maps: true log-slopes, true inverses, constants from the data alone, faults that name the column."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowzoo.bijectors import (
+    Columns,
+    Compose,
+    Identity,
+    Log,
+    Logit,
+    Standardize,
+    Whiten,
+    from_description,
+)
+from flowzoo.seeding import generator
+
+
+def positive(count=400, columns=3):
+    """Positive data of different scales, correlated, below 50."""
+    noise = torch.randn(count, columns, generator=generator(0, "x"), dtype=torch.float64)
+    x = torch.exp(0.3 * (noise + noise.roll(1, 1)) + torch.arange(columns))
+    return x.clamp_max(49.0)
+
+
+MAPS = {
+    "identity": Identity,
+    "standardize": lambda: Standardize((3,)),
+    "whiten": lambda: Whiten((3,)),
+    "log": Log,
+    "logit": lambda: Logit(0, 50),
+    "compose": lambda: Compose(Log(), Standardize((3,))),
+    "logit and standardize": lambda: Compose(Logit(0, 50, alpha=0.01), Standardize((3,))),
+    "columns": lambda: Columns([0, 2], Compose(Log(), Whiten((2,)))),
+    "all": lambda: Compose(Columns([1], Log()), Columns([2], Logit(0, 50)), Standardize((3,)), Whiten((3,))),
+}
+
+
+@pytest.fixture(params=MAPS)
+def fitted(request):
+    bijector = MAPS[request.param]().double()
+    bijector.fit(positive())
+    return bijector
+
+
+def test_log_slopes_add_up_to_the_log_det_of_the_jacobian(fitted):
+    for direction, points in (
+        (fitted.to_latent, positive()[:5]),
+        (fitted.to_data, fitted.to_latent(positive()[:5])[0]),
+    ):
+        value, log_slope = direction(points)
+        assert value.shape == log_slope.shape == points.shape
+        for i, point in enumerate(points):
+            jacobian = torch.autograd.functional.jacobian(lambda v, f=direction: f(v[None])[0][0], point)
+            true = torch.linalg.slogdet(jacobian)[1]
+            torch.testing.assert_close(log_slope[i].sum(), true, rtol=1e-9, atol=1e-9)
+
+
+def test_elementwise_maps_state_each_slope():
+    for name in ("identity", "standardize", "log", "logit", "compose"):
+        bijector = MAPS[name]().double()
+        bijector.fit(positive())
+        x = positive()[:5].requires_grad_()
+        value, log_slope = bijector.to_latent(x)
+        (slope,) = torch.autograd.grad(value.sum(), x)
+        torch.testing.assert_close(log_slope, slope.log(), rtol=1e-9, atol=1e-9)
+
+
+def test_round_trip_and_the_log_slopes_cancel(fitted):
+    x = positive()
+    u, forward = fitted.to_latent(x)
+    back, backward = fitted.to_data(u)
+    torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(backward.sum(1), -forward.sum(1), rtol=1e-9, atol=1e-9)
+
+
+def test_fit_returns_the_mapped_data():
+    for make in MAPS.values():
+        bijector = make().double()
+        returned = bijector.fit(positive())
+        torch.testing.assert_close(returned, bijector.to_latent(positive())[0])
+
+
+def test_description_and_state_rebuild_the_same_map(fitted):
+    again = from_description(fitted.describe()).double()
+    again.load_state_dict(fitted.state_dict())
+    x = positive()
+    for found, expected in zip(again.to_latent(x), fitted.to_latent(x), strict=True):
+        assert torch.equal(found, expected)
+    for found, expected in zip(again.to_data(x), fitted.to_data(x), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_description_of_no_known_map_is_refused():
+    with pytest.raises(ValueError, match="unknown bijector 'warp'"):
+        from_description({"kind": "warp"})
+
+
+def test_a_large_batch_shape_is_no_other_than_a_flat_one(fitted):
+    x = positive()
+    shaped = fitted.to_latent(x.reshape(20, 20, 3))[0].reshape(400, 3)
+    torch.testing.assert_close(shaped, fitted.to_latent(x)[0])
+
+
+# -- Standardize ----------------------------------------------------------------------------------------------------
+
+
+def test_standardised_columns_have_zero_mean_and_unit_variance():
+    u = Standardize((3,)).fit(positive().float())
+    torch.testing.assert_close(u.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(u.std(0, correction=0), torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_images_are_standardised_per_channel_and_not_per_pixel():
+    noise = torch.randn(50, 2, 4, 6, generator=generator(1, "x"))
+    gradient = torch.arange(6.0)  # along the columns: it must survive
+    x = (noise + gradient) * torch.tensor([2.0, 30.0])[:, None, None] + 5
+    bijector = Standardize((2, 4, 6))
+    u = bijector.fit(x)
+    assert bijector.mean.shape == bijector.std.shape == (2, 1, 1)
+    torch.testing.assert_close(u.mean((0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(u.std((0, 2, 3), correction=0), torch.ones(2), atol=1e-5, rtol=0)
+    assert float(u[..., 5].mean() - u[..., 0].mean()) > 2
+
+
+def test_variance_survives_a_large_offset():
+    x = torch.randn(1000, 1, generator=generator(2, "x"), dtype=torch.float64) + 1e6
+    bijector = Standardize((1,))
+    bijector.fit(x)
+    assert float(bijector.std) == pytest.approx(float(x.std(correction=0)), rel=1e-4)
+
+
+@pytest.mark.parametrize("make", [Standardize, Whiten])
+def test_constant_column_is_refused_by_name(make):
+    x = positive().float()
+    x[:, 1] = 3.7
+    with pytest.raises(ValueError, match=r"^column 'mass': constant over all 400 training rows, so no scale"):
+        make((3,)).fit(x, ["flux", "mass", "age"])
+    with pytest.raises(ValueError, match=r"^column 1: constant"):
+        make((3,)).fit(x)
+
+
+def test_column_that_is_constant_but_for_rounding_is_refused():
+    x = torch.full((100, 1), 1000.0, dtype=torch.float64)
+    x[0] += 1e-6
+    with pytest.raises(ValueError, match="constant"):
+        Standardize((1,)).fit(x)
+
+
+def test_all_constant_columns_are_listed():
+    x = positive().float()
+    x[:, 0], x[:, 2] = 1.0, 0.0
+    with pytest.raises(ValueError, match="column 'a', column 'c': constant"):
+        Standardize((3,)).fit(x, "abc")
+
+
+# -- Whiten ---------------------------------------------------------------------------------------------------------
+
+
+def test_whitened_columns_have_the_identity_as_covariance():
+    u = Whiten((3,)).double().fit(positive())
+    torch.testing.assert_close(u.T @ u / len(u), torch.eye(3).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(u.mean(0), torch.zeros(3).double(), atol=1e-5, rtol=0)
+
+
+def test_whitening_resolves_the_small_difference_of_two_near_copies():
+    common = torch.randn(2000, 1, generator=generator(3, "x"))
+    colour = 0.02 * torch.randn(2000, 1, generator=generator(4, "x"))
+    u = Whiten((2,)).fit(torch.cat([20 + common, 19 + common + colour], 1))
+    # some direction of u is the colour itself
+    correlation = torch.corrcoef(torch.cat([u, colour], 1).T)[2, :2].abs().max()
+    assert float(correlation) > 0.99
+
+
+def test_collinear_columns_are_whitened_to_finite_numbers():
+    one = torch.randn(300, 1, generator=generator(5, "x"))
+    bijector = Whiten((3,))
+    u = bijector.fit(torch.cat([one, 2 * one, 1 - one], 1))
+    assert bool(torch.isfinite(u).all())
+    assert float(u.square().mean(0).max()) == pytest.approx(1, rel=1e-2)
+
+
+def test_only_vectors_can_be_whitened():
+    with pytest.raises(ValueError, match=r"only vectors can be whitened; got shape \(1, 4, 4\)"):
+        Whiten((1, 4, 4))
+
+
+# -- Log and Logit --------------------------------------------------------------------------------------------------
+
+
+def test_log_counts_the_rows_that_have_none():
+    x = positive().float()
+    x[:5, 1], x[5, 1] = 0.0, -1.0
+    with pytest.raises(ValueError, match=r"^column 'sfr': 6 of 400 rows are <= 0, which has no logarithm"):
+        Log().fit(x, ["mass", "sfr", "age"])
+
+
+def test_logit_counts_the_rows_outside_its_bounds():
+    x = torch.rand(100, 2)
+    x[3, 1], x[4, 1], x[5, 1] = -0.1, 1.2, 7.0
+    with pytest.raises(ValueError, match=r"^column 'q': 3 of 100 rows lie outside \[0, 1\], the bounds given"):
+        Logit(0, 1).fit(x, ["e", "q"])
+
+
+@pytest.mark.parametrize("options", [(1, 1), (2, 1), (0, 1, 0.0), (0, 1, 0.5)])
+def test_logit_of_no_interval_is_refused(options):
+    with pytest.raises(ValueError, match="logit needs low < high and 0 < alpha < 0.5"):
+        Logit(*options)
+
+
+def test_logit_is_finite_at_both_ends_and_symmetric():
+    u, log_slope = Logit(2, 6).to_latent(torch.tensor([2.0, 4.0, 6.0], dtype=torch.float64))
+    assert u.tolist() == pytest.approx([math.log(0.05 / 0.95), 0, -math.log(0.05 / 0.95)])
+    assert float(log_slope[0]) == pytest.approx(float(log_slope[2]))
+
+
+def test_beyond_the_margin_of_the_logit_is_nan_and_not_clipped():
+    assert bool(Logit(0, 1).to_latent(torch.tensor([1.2]))[0].isnan())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    low=st.floats(-1e3, 1e3),
+    width=st.floats(1e-2, 1e3),
+    alpha=st.floats(1e-4, 0.4),
+    share=st.floats(0, 1),
+)
+def test_logit_inverts_everywhere_within_its_bounds(low, width, alpha, share):
+    bijector = Logit(low, low + width, alpha)
+    x = torch.tensor([[low + share * width]], dtype=torch.float64)
+    u, forward = bijector.to_latent(x)
+    back, backward = bijector.to_data(u)
+    assert float((back - x).abs()) <= 1e-9 * (abs(low) + width)
+    assert float(forward) == pytest.approx(-float(backward), abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1e-30, 1e30))
+def test_log_inverts_over_sixty_decades(value):
+    x = torch.tensor([value], dtype=torch.float64)
+    u, log_slope = Log().to_latent(x)
+    assert float(Log().to_data(u)[0]) == pytest.approx(value, rel=1e-12)
+    assert float(log_slope) == pytest.approx(-math.log(value), abs=1e-12)
+
+
+# -- Columns --------------------------------------------------------------------------------------------------------
+
+
+def test_other_columns_are_untouched():
+    x = positive()
+    u, log_slope = Columns([1], Log()).to_latent(x)
+    assert torch.equal(u[:, [0, 2]], x[:, [0, 2]])
+    assert torch.equal(u[:, 1], x[:, 1].log())
+    assert torch.equal(log_slope[:, [0, 2]], torch.zeros(400, 2).double())
+
+
+def test_the_input_is_not_written_to():
+    x = positive()
+    kept = x.clone()
+    Columns([0], Log()).to_latent(x)
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("names", [(), None, ["of", "another", "length", "altogether"]])
+def test_columns_without_names_are_fitted_and_counted_from_the_event(names):
+    bijector = Columns([2], Standardize((1,))).double()
+    bijector.fit(positive(), names)
+    assert float(bijector.bijector.mean) == pytest.approx(float(positive()[:, 2].mean()), rel=1e-6)
+    bad = positive()
+    bad[0, 2] = -1
+    with pytest.raises(ValueError, match=r"^column '2': 1 of 400 rows are <= 0"):
+        Columns([2], Log()).fit(bad, names)
+
+
+def test_column_of_a_part_is_refused_by_its_own_name():
+    bad = positive()
+    bad[0, 2] = -1
+    with pytest.raises(ValueError, match=r"^column 'age': 1 of 400 rows are <= 0"):
+        Columns([1, 2], Log()).fit(bad, ["mass", "sfr", "age"])
