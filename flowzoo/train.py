@@ -188,7 +188,8 @@ class _Trainer:
                         status, reason = "diverged", trouble
                         break
                     rate = state.step / (time.monotonic() - started)
-                    update(state.step, f"validation {state.best:.3f} nats, {rate:.0f} steps/s")
+                    loss = state.history[-1]["train_nll"]
+                    update(state.step, f"loss {loss:.3f}, validation {state.best:.3f} nats, {rate:.0f} steps/s")
                 if state.step % config.checkpoint_every == 0 and state.step < config.steps:
                     self._save()
                 if on_step is not None:
