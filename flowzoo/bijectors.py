@@ -287,10 +287,10 @@ class Columns(Bijector):
 
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """Fit the inner map on its columns."""
-        known = names is not None and len(names) == x.shape[-1]
-        # Without names a column is called by its position in the event, not in the part.
-        chosen = [names[c] if known and names else str(c) for c in self.columns]
-        self.bijector.fit(x[..., self.columns], chosen)
+        if names is None or len(names) != x.shape[-1]:
+            # Without names a column is called by its position in the event, not in the part.
+            names = [str(c) for c in range(x.shape[-1])]
+        self.bijector.fit(x[..., self.columns], [names[c] for c in self.columns])
         return self.to_latent(x)[0]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:

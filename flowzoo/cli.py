@@ -14,13 +14,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Which conditional normalizing flow to trust on your own data.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-USAGE, FAILED = 2, 1
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML: data, models, train, bench.")]
 Sets = Annotated[
@@ -47,6 +46,8 @@ def bench(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost; train nothing.")] = False,
 ) -> None:
     """Train several flows on the same splits and print one comparative table."""
+    import shlex
+
     from rich.console import Console
 
     from flowzoo.harness import execute
@@ -64,14 +65,17 @@ def bench(
     def report(record: Any, known: bool) -> None:
         nll = record.metrics.get("nll_nats")
         took = "known from before" if known else f"{record.metrics.get('train_seconds', 0):.0f} s of training"
-        text = f"{nll:.3f} nats" if nll is not None else record.reason
+        text = f"{nll:.3f} nats" if nll is not None else record.reason or record.missing["nll_nats"]
         typer.echo(f"  {record.dataset} {record.model} seed {record.seed}: {text} ({took})")
 
-    result = execute(cells, settings.bench.get("out"), on_record=report)
+    command = shlex.join(["flowzoo", *sys.argv[1:]])
+    result = execute(cells, settings.bench.get("out"), command=command, on_record=report)
     console.print(to_terminal(result.comparison))
     typer.echo(f"{result.path}/ holds this table (csv, md, tex), the records and the trained flows.")
     if result.failed:
-        typer.echo(f"{len(result.failed)} of {len(cells)} cells failed; the same command runs them again.", err=True)
+        typer.echo(
+            f"{len(result.failed)} of {len(cells)} cells failed; the same command runs no other cell again.", err=True
+        )
         raise typer.Exit(FAILED)
 
 
@@ -88,13 +92,14 @@ def fit(
     device: Device = None,
 ) -> None:
     """Train one flow and save it; killed and started again, it goes on where it stopped."""
+    from flowzoo.config import ConfigError
     from flowzoo.harness.single import fit_one
 
     sets = [*(sets or []), "bench.baseline=false"]
     settings = _settings(config, model, data, sets, str(seed), steps, minutes, device, None)
     cells = _plan(settings)
     if len(cells) != 1:
-        raise typer.BadParameter(f"fit trains one model on one dataset; this is {len(cells)}: use bench")
+        raise ConfigError(f"fit trains one model on one dataset; this is {len(cells)} cells: use bench")
     result = fit_one(cells[0], out)
     typer.echo(f"{result.reason}; {result.seconds:.0f} s, validation NLL {result.validation_nll:.4f} nats")
     typer.echo(f"{out}: flowzoo.load('{out}'), or flowzoo evaluate {out}")
@@ -113,10 +118,15 @@ def evaluate(
     """Score a trained flow on the test split of the data it was trained on (or of other data)."""
     import json
 
+    from flowzoo.config import ConfigError
     from flowzoo.harness.single import evaluate_one
 
-    settings = _settings(None, "gaussian", data, sets, None, None, None, device, None) if data or sets else None
-    found = evaluate_one(path, settings.datasets[0] if settings else None, device or "auto")
+    settings = _settings(None, "gaussian", data, sets, None, None, None, device, None)
+    if len(settings.datasets) != 1:
+        raise ConfigError(f"evaluate takes one dataset; --data names {len(settings.datasets)}")
+    if data is None and settings.datasets[0][1]:
+        raise ConfigError("evaluate takes options of a dataset only with --data and its name")
+    found = evaluate_one(path, settings.datasets[0] if data else None, settings.bench)
     if as_json:
         typer.echo(json.dumps({"metrics": found.metrics, "missing": found.missing}, indent=1, sort_keys=True))
         return
@@ -153,26 +163,34 @@ def metrics() -> None:
 
 def main() -> None:
     """Entry point: what a user did wrong is one line on stderr and exit status 2, not a traceback."""
-    from flowzoo.config import ConfigError
-    from flowzoo.registry import MissingDependency, UnknownName
-
     try:
-        app()
-    except KeyboardInterrupt:
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    except Exception as error:
+        text = _complaint(error)
+        if text is None or os.environ.get("FLOWZOO_TRACEBACK"):
+            raise
+        typer.echo(f"flowzoo: {' '.join(text.split())}", err=True)
+        sys.exit(USAGE)
+    if status == INTERRUPTED:
         typer.echo("interrupted; the same command goes on from here", err=True)
-        sys.exit(130)
-    except (ConfigError, UnknownName, MissingDependency, FileNotFoundError) as error:
-        _fail(error)
-    except ValueError as error:
-        # Errors of files and run directories are ValueErrors with a class of ours; others are faults of ours.
-        if type(error).__module__.startswith("flowzoo.") and not os.environ.get("FLOWZOO_TRACEBACK"):
-            _fail(error)
-        raise
+    sys.exit(status)
 
 
-def _fail(error: BaseException) -> None:
-    typer.echo(f"flowzoo: {error}", err=True)
-    sys.exit(USAGE)
+def _complaint(error: Exception) -> str | None:
+    """What to tell a person of an error that is no fault of ours, or None if it is one."""
+    if hasattr(error, "format_message"):  # click's own, such as an unknown option
+        command = getattr(getattr(error, "ctx", None), "command", None)
+        known = getattr(command, "commands", None) or [p.opts[0] for p in getattr(command, "params", [])]
+        text = str(error.format_message()).rstrip(".")
+        return f"{text}; there are {', '.join(known)}" if text.startswith("No such") else text
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory ({error}); a smaller train.batch_size or model takes less"
+    # Errors of options, files and run directories are of classes of ours, or of the operating system.
+    if isinstance(error, OSError) or type(error).__module__.startswith("flowzoo."):
+        return str(error)
+    return None
 
 
 def _settings(
@@ -232,11 +250,16 @@ def _plan(settings: Settings) -> list[Any]:
 
 
 def _show_plan(cells: list[Any], console: Any) -> None:
+    from flowzoo.config import ConfigError
     from flowzoo.harness.cost import estimate
+    from flowzoo.record import one_line
 
     rows, total = [], 0.0
     for cell in cells:
-        cost = estimate(cell)
+        try:
+            cost = estimate(cell)
+        except Exception as error:
+            raise ConfigError(f"{cell.stem} (dataset.model.seed) cannot take a step: {one_line(error)}") from error
         total += cost.seconds
         rows.append(
             [
@@ -274,10 +297,13 @@ def _table(heads: list[str], rows: list[list[str]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*heads, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head, no_wrap=head == heads[0], overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
+    # A file or a pipe has no width to fit in: there each row is a line.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ class ConditionalFlow(nn.Module):
             ``(*B,)``. A non-finite event gives a non-finite score, and spoils no other.
 
         Raises:
-            ValueError: if a shape does not end as the flow was built.
+            ValueError: if a shape does not end as the flow was built, or the batch shapes do not broadcast.
         """
         return self(x, context)
 
@@ -217,6 +217,7 @@ class ConditionalFlow(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         like = next(self._tensors(), torch.empty(0))
         if context is None:
+            self._may_be_none()
             context = like.new_zeros(self.context_shape)
         if context.shape[context.ndim - len(self.context_shape) :] != self.context_shape:
             self._refuse("context", context, self.context_shape)
@@ -252,15 +253,20 @@ class ConditionalFlow(nn.Module):
             self._refuse(name, x, event_shape)
         batch = x.shape[: x.ndim - len(event_shape)]
         if context is None:
-            if prod(self.context_shape) > 0:
-                raise ValueError(f"context must end in {tuple(self.context_shape)}; got None")
+            self._may_be_none()
             context = x.new_zeros(batch + self.context_shape)
         rank = len(self.context_shape)
         if context.ndim < rank or context.shape[context.ndim - rank :] != self.context_shape:
             self._refuse("context", context, self.context_shape)
         context_batch = context.shape[: context.ndim - rank]
         if batch != context_batch:
-            batch = torch.broadcast_shapes(batch, context_batch)
+            try:
+                batch = torch.broadcast_shapes(batch, context_batch)
+            except RuntimeError:
+                raise ValueError(
+                    f"the batch shapes of {name} and context must broadcast; "
+                    f"got {tuple(batch)} and {tuple(context_batch)}"
+                ) from None
             x, context = x.expand(batch + event_shape), context.expand(batch + self.context_shape)
         count = prod(batch)
         flat = context.to(x.dtype).reshape(count, *self.context_shape)
@@ -272,6 +278,10 @@ class ConditionalFlow(nn.Module):
             return function(*flat)
         parts = [function(*chunk) for chunk in zip(*(t.split(size) for t in flat), strict=True)]
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    def _may_be_none(self) -> None:
+        if prod(self.context_shape) > 0:
+            raise ValueError(f"context must end in {tuple(self.context_shape)}; got None")
 
     def _refuse(self, name: str, came: Tensor, shape: Size) -> None:
         raise ValueError(f"{name} must end in {tuple(shape)}; got {tuple(came.shape)}")

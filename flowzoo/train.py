@@ -178,6 +178,9 @@ class _Trainer:
                 state.seconds = time.monotonic() - started
                 reason = self._enough()
                 if reason:
+                    # The clock may stop between two validations; what was learnt since the last one counts.
+                    trouble = self._validate() if state.step > self._validated() else ""
+                    status, reason = ("diverged", trouble) if trouble else (status, reason)
                     break
                 self.stepper.set_rate(self._rate())
                 self.stepper.step()
@@ -217,7 +220,7 @@ class _Trainer:
         if config.minutes is not None:
             done = max(done, min(1.0, state.seconds / (60 * config.minutes)))
         if done < config.warmup:
-            return config.lr * (state.step + 1) / math.ceil(config.warmup * config.steps)
+            return config.lr * (state.step + 1) / max(1, math.ceil(config.warmup * config.steps))
         factor = 1.0
         if config.schedule == "cosine":
             along = (done - config.warmup) / max(1e-9, 1 - config.warmup)
@@ -241,21 +244,27 @@ class _Trainer:
                 return f"the loss was not finite at step {bad}"
         with self.stepper.averaged():
             nll = mean_nll(self.flow, *self.validation)
-            better = nll < state.best or not self.best_weights
+            finite = math.isfinite(nll)
+            better = (finite and nll < state.best) or not self.best_weights
             if better:
                 self.best_weights = {k: v.detach().clone() for k, v in self.flow.state_dict().items()}
-        since = state.step - (state.history[-1]["step"] if state.history else 0)
+        since = state.step - self._validated()
         train_nll = self.stepper.take_loss() / since if since else nll
-        if math.isfinite(nll):
+        if finite:
             row = {"step": state.step, "train_nll": train_nll, "validation_nll": nll, "lr": self._rate()}
             state.history.append(row)
         if better:
-            state.best, state.best_step, state.stale = nll, state.step, 0
+            # Infinite at the start: the first finite validation is better.
+            state.best, state.best_step, state.stale = nll if finite else math.inf, state.step, 0
         else:
             state.stale += 1
             if state.stale % max(1, config.patience // 2) == 0:
                 state.shrink /= 2
-        return "" if math.isfinite(nll) else f"the validation NLL was {nll} at step {state.step}"
+        return "" if finite else f"the validation NLL was {nll} at step {state.step}"
+
+    def _validated(self) -> int:
+        """The step of the last validation."""
+        return int(self.state.history[-1]["step"]) if self.state.history else 0
 
     def _save(self) -> None:
         if self.path is None:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from flowzoo.harness.plan import Cell
+from flowzoo.harness.run import cpu_threads
 from flowzoo.stepper import Stepper
 
 TIMED_STEPS = 3
@@ -35,12 +36,13 @@ def estimate(cell: Cell) -> Cost:
     if not parameters:
         return Cost(0, 0.0, 0, 0.0)
     stepper = Stepper(flow, cell.source.splits.train, cell.fit, cell.seed)
-    stepper.step()
-    started = time.perf_counter()
-    for _ in range(TIMED_STEPS):
+    with cpu_threads(cell.bench.threads):
         stepper.step()
-    float(stepper.loss_sum)  # waits for the device
-    each = (time.perf_counter() - started) / TIMED_STEPS
+        started = time.perf_counter()
+        for _ in range(TIMED_STEPS):
+            stepper.step()
+        float(stepper.loss_sum)  # waits for the device
+        each = (time.perf_counter() - started) / TIMED_STEPS
     seconds = each * cell.fit.steps
     if cell.fit.minutes is not None:
         seconds = min(seconds, 60 * cell.fit.minutes)

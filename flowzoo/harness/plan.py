@@ -18,7 +18,8 @@ from flowzoo.data import Data, DatasetConfig, Splits
 from flowzoo.flow import ConditionalFlow
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig
-from flowzoo.registry import METRICS, MODELS
+from flowzoo.record import one_line, stem
+from flowzoo.registry import METRICS, MODELS, MissingDependency
 from flowzoo.seeding import generator
 from flowzoo.train import FitConfig
 
@@ -36,6 +37,9 @@ class BenchConfig:
         out: run directory; by default ``runs/<datasets>-<hash of the plan>``, so that the same command goes on
             where it stopped.
         device: ``auto`` takes the first GPU if there is one.
+        threads: of torch on the CPU. One by default: small flows gain little from more, and where another process
+            wants the cores, threads that wait for one another were measured 28 times slower (cglow on digits, two
+            threads, two cores, one other process).
         draws: events drawn for the sample statistics, at most one per test context.
         max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
             (a count and not a time, so that the same command gives the same table).
@@ -47,13 +51,18 @@ class BenchConfig:
     fractions: tuple[float, float, float] = data.FRACTIONS
     out: str | None = None
     device: str = "auto"
+    threads: int = 1
     draws: int = 1000
     max_passes: int = 4096
     baseline: bool = True
 
     def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1; got {self.threads}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be different numbers, at least one; got {list(self.seeds)}")
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1; got {self.draws}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,11 @@ class Cell:
     def name(self) -> str:
         """The registered name of the model."""
         return MODELS.name_of(self.model)
+
+    @property
+    def stem(self) -> str:
+        """File name of its record, without the ending."""
+        return stem(self.source.name, self.name, self.seed)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -124,8 +138,8 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # a device that exists, and holds numbers (`meta` does not)
+    except (RuntimeError, AssertionError, ImportError) as error:
         text = str(error).splitlines()[0]
         raise ConfigError(f"device '{name}' cannot be used here ({text}); try auto or cpu") from None
     return device
@@ -143,7 +157,7 @@ def open_source(name: str, options: Mapping[str, Any], bench: BenchConfig, given
     Raises:
         ConfigError: for options that do not fit, a missing file, or data that has no density; in one line.
     """
-    resolved = dict(options)
+    resolved, device = dict(options), resolve_device(bench.device)
     if given is None:
         config: DatasetConfig = data.configure(name, resolved)
         resolved = configs.to_dict(config)
@@ -152,12 +166,7 @@ def open_source(name: str, options: Mapping[str, Any], bench: BenchConfig, given
         except (OSError, ValueError) as error:
             raise ConfigError(f"{name}: {error}") from None
     try:
-        splits = Splits.make(
-            given,
-            seed=bench.split_seed,
-            fractions=bench.fractions,
-            device=resolve_device(bench.device),
-        )
+        splits = Splits.make(given, seed=bench.split_seed, fractions=bench.fractions, device=device)
         splits.maps()  # fails now, not in the first cell
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from None
@@ -175,11 +184,11 @@ def make_plan(
     Raises:
         UnknownName, MissingDependency, ConfigError: in one line.
     """
+    if not chosen:
+        raise ConfigError(f"no models to compare; give --models, some of {', '.join(MODELS.names())}")
     names = {MODELS.resolve(name): dict(options) for name, options in chosen.items()}
     if bench.baseline and BASELINE not in names:
         names = {BASELINE: {}, **names}
-    if not names:
-        raise ConfigError("no models to compare; give --models, such as --models cglow,maf,sospf")
     repeated = [s.name for i, s in enumerate(sources) if s.name in [t.name for t in sources[:i]]]
     if repeated:
         raise ConfigError(f"dataset '{repeated[0]}' is in the plan twice: bench its variants in runs of their own")
@@ -192,8 +201,18 @@ def make_plan(
         for model in made:
             try:
                 models.build_from(model, *shapes, generator=generator(0, "plan"))
+            except ModuleNotFoundError as error:
+                raise MissingDependency(
+                    f"model '{MODELS.name_of(model)}' needs the package '{error.name}', which is not installed: "
+                    f"pip install {error.name}"
+                ) from error
             except ValueError as error:
-                raise ConfigError(f"dataset '{source.name}': {error}") from None
+                raise ConfigError(f"dataset '{source.name}': {error}") from error
+            except Exception as error:  # a backend's own words for options that it cannot take
+                raise ConfigError(
+                    f"dataset '{source.name}': {MODELS.name_of(model)} cannot be built with the options "
+                    f"{configs.to_dict(model)} ({one_line(error)})"
+                ) from error
             cells += [Cell(source, model, seed, fit, bench) for seed in bench.seeds]
     return cells
 

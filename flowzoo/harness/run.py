@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import math
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,8 @@ from flowzoo.registry import METRICS
 from flowzoo.seeding import generator
 
 ROUNDTRIP_EVENTS = 256
+# Faults of the disk and not of a model: the run stops, and the state of the training stays for the next one.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 @dataclass
@@ -38,15 +44,18 @@ class Evaluated:
 def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
     """Train and evaluate one cell, and write its record.
 
-    A run that was killed goes on from its last checkpoint. A cell that fails gets a record with the reason.
+    A run that was killed goes on from its last checkpoint. A cell that fails gets a record with the reason, and
+    keeps its checkpoint, so that what fails after the training does not train again.
 
     Args:
         cell: of the plan.
         folder: the run directory.
         show: force the progress bar on or off.
+
+    Raises:
+        OSError: if the disk is full or cannot be written; then there is no record.
     """
-    stem = record.stem(cell.source.name, cell.name, cell.seed)
-    state = folder / "checkpoints" / f"{stem}.state.safetensors"
+    stem, state = cell.stem, state_path(cell, folder)
     state.parent.mkdir(parents=True, exist_ok=True)
     splits = cell.source.splits
     common: dict[str, Any] = {
@@ -88,10 +97,18 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
             done = Record(**common, status="ok", metrics=metrics, missing=found.missing, notes=notes)
             record.save(done, folder / "cells", found.scores)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise
         done = Record(**common, status="failed", reason=record.one_line(error))
         record.save(done, folder / "cells")
+        return done
     state.unlink(missing_ok=True)
     return done
+
+
+def state_path(cell: Cell, folder: Path) -> Path:
+    """Where the state of a cell's training lies until it is over."""
+    return folder / "checkpoints" / f"{cell.stem}.state.safetensors"
 
 
 def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitResult) -> None:
@@ -161,6 +178,9 @@ def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: Bench
             values = {}
             found.missing |= {column.name: str(reason) for column in metric.columns}
         found.metrics |= values
+    lost = {name: value for name, value in found.metrics.items() if not math.isfinite(value)}
+    found.missing |= {name: f"it came out as {value}" for name, value in lost.items()}
+    found.metrics = {name: value for name, value in found.metrics.items() if name not in lost}
     return found
 
 
@@ -192,6 +212,17 @@ def _spread(x: Tensor) -> Tensor:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Inside the block torch uses this many threads on the CPU; the setting is process-wide, so it is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flowzoo import checkpoint, train
+from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.harness.plan import BenchConfig, Cell, open_source
-from flowzoo.harness.run import Evaluated, evaluate_flow, save_flow
+from flowzoo.harness.run import Evaluated, cpu_threads, evaluate_flow, save_flow
 
 
 def fit_one(cell: Cell, path: Path) -> train.FitResult:
@@ -22,43 +25,53 @@ def fit_one(cell: Cell, path: Path) -> train.FitResult:
         CheckpointError: if a state lies there that another command left.
         ConfigError: if the folder cannot be written.
     """
+    if path.is_dir():
+        raise ConfigError(f"--out {path} is a folder; give the file to write, such as {path / 'flow.safetensors'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise ConfigError(f"cannot write to {path.parent} ({error.strerror}); give another --out") from None
     state = path.with_suffix(".state.safetensors")
-    flow = cell.build()
-    result = train.fit(flow, cell.source.splits, cell.fit, seed=cell.seed, checkpoint=state, label=f"{cell.name}")
+    with cpu_threads(cell.bench.threads):
+        flow = cell.build()
+        result = train.fit(flow, cell.source.splits, cell.fit, seed=cell.seed, checkpoint=state, label=cell.name)
     save_flow(flow, path, cell, result)
     state.unlink(missing_ok=True)
     return result
 
 
-def evaluate_one(path: Path, dataset: tuple[str, dict[str, Any]] | None, device: str = "auto") -> Evaluated:
+def evaluate_one(
+    path: Path, dataset: tuple[str, dict[str, Any]] | None = None, options: Mapping[str, Any] | None = None
+) -> Evaluated:
     """Every metric of a saved flow on the test split.
 
     Args:
         path: what ``fit`` or ``bench`` wrote.
         dataset: name and options; None takes what it was trained on, split as then.
-        device: where to compute.
+        options: of ``BenchConfig``; by default it is split as it was in training.
 
     Raises:
         CheckpointError: if the file is damaged.
         ConfigError: if the data does not fit the flow, or is not the data that it was trained on any more.
     """
     meta = checkpoint.read_meta(path)
-    if "data" not in meta:
-        raise ConfigError(f"{path} does not say what it was trained on; give --data")
-    known = dict(meta["data"])
-    name, options = dataset if dataset is not None else (known.pop("name"), known)
-    split = meta["split"]
-    bench = BenchConfig(split_seed=split["seed"], fractions=tuple(split["fractions"]), device=device)
-    if dataset is None and not options and name == "data":
-        raise ConfigError(f"{path} was trained on arrays given in Python; give --data to evaluate it")
-    source = open_source(name, options, bench)
-    if dataset is None and source.splits.hash != split["hash"]:
+    split = meta.get("split", {})
+    as_trained = {"split_seed": split["seed"], "fractions": split["fractions"]} if split else {}
+    bench = configs.make(BenchConfig, as_trained | dict(options or {}), "bench")
+    expected = None
+    if dataset is None:
+        known = dict(meta.get("data", {}))
+        name = known.pop("name", None)
+        if name is None or (name == "data" and not known):
+            what = "does not say what it was trained on" if name is None else "was trained on data given in Python"
+            raise ConfigError(f"{path} {what}; give --data")
+        dataset, expected = (name, known), split.get("hash")
+    name, chosen = dataset
+    source = open_source(name, chosen, bench)
+    if expected not in (None, source.splits.hash):
         raise ConfigError(
-            f"the data or its split changed since {path} was trained ({split['hash']}, now {source.splits.hash}), "
+            f"the data or its split changed since {path} was trained ({expected}, now {source.splits.hash}), "
             "so its test events may have been trained on; name the data with --data to evaluate all the same"
         )
     flow = checkpoint.load(path, device=source.splits.train.x.device)
@@ -68,4 +81,5 @@ def evaluate_one(path: Path, dataset: tuple[str, dict[str, Any]] | None, device:
             f"the flow takes events {tuple(flow.event_shape)} given {tuple(flow.context_shape)}; "
             f"'{name}' has {tuple(shapes[0])} given {tuple(shapes[1])}"
         )
-    return evaluate_flow(flow, source.splits, int(meta.get("seed", 0)), bench)
+    with cpu_threads(bench.threads):
+        return evaluate_flow(flow, source.splits, int(meta.get("seed", 0)), bench)

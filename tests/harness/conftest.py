@@ -1,0 +1,82 @@
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flowzoo import config as configs
+from flowzoo import train
+from flowzoo.flow import ConditionalFlow
+from flowzoo.harness import BenchConfig, make_plan, open_source
+from flowzoo.harness.plan import Cell
+from flowzoo.models.maf import MAF
+from flowzoo.train import FitConfig
+
+TINY = {"num_steps": 1, "hidden_features": 16}
+
+
+@pytest.fixture(scope="session")
+def plan() -> Callable[..., list[Cell]]:
+    """Small plans on two_moons (300 events), of MAF without the baseline unless told otherwise."""
+
+    def make(
+        models: Sequence[str] = ("maf",),
+        *,
+        data: str = "two_moons",
+        options: Mapping[str, Any] | None = None,
+        train: Mapping[str, Any] | None = None,
+        **bench: Any,
+    ) -> list[Cell]:
+        config = configs.make(BenchConfig, {"baseline": False, **bench}, "bench")
+        options = {"num_events": 300} if options is None and data == "two_moons" else options or {}
+        chosen = {name: TINY if name == "maf" else {} for name in models}
+        fit = configs.make(FitConfig, {"steps": 20, "evaluate_every": 10, **(train or {})}, "train")
+        return make_plan([open_source(data, options, config)], chosen, fit, config)
+
+    return make
+
+
+class Faulty(ConditionalFlow):
+    """Scores with one trainable number, until its fault."""
+
+    def __init__(self, *args: Any, fault: Callable[[Tensor], Tensor], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fault = fault
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.fault(u + self.shift)
+        return z, u.new_zeros(len(u))
+
+
+@pytest.fixture
+def break_maf(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | Callable[[Tensor], Tensor]], None]:
+    """Give MAF a fault: an exception to raise, or a function of its latents."""
+
+    def put(fault: Exception | Callable[[Tensor], Tensor]) -> None:
+        def act(z: Tensor) -> Tensor:
+            if isinstance(fault, Exception):
+                raise fault
+            return fault(z)
+
+        def build(self: MAF, *shapes: Sequence[int], **maps: Any) -> ConditionalFlow:
+            return Faulty(*shapes, fault=act, **maps)
+
+        monkeypatch.setattr(MAF, "build", build)
+
+    return put
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The labels of the trainings since the test began."""
+    labels: list[str] = []
+    real = train.fit
+
+    def fit(*args: Any, label: str = "fit", **kwargs: Any) -> train.FitResult:
+        labels.append(label)
+        return real(*args, label=label, **kwargs)
+
+    monkeypatch.setattr(train, "fit", fit)
+    return labels
