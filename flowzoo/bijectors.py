@@ -132,9 +132,11 @@ class Whiten(Bijector):
         self.mean: Tensor
         self.matrix: Tensor
         self.inverse: Tensor
+        self.log_slope: Tensor  # every column carries an equal share of the log|det|
         self.register_buffer("mean", torch.zeros(shape[0]))
         self.register_buffer("matrix", torch.eye(shape[0]))
         self.register_buffer("inverse", torch.eye(shape[0]))
+        self.register_buffer("log_slope", torch.zeros(()))
 
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
         """Take the mean and the eigenvectors of the correlation matrix."""
@@ -145,23 +147,20 @@ class Whiten(Bijector):
         self.mean.copy_(scale.mean)
         self.matrix.copy_((vectors / root).T / scale.std)
         self.inverse.copy_(scale.std[:, None] * (vectors * root))
+        self.log_slope.copy_(-(scale.std.double().log().sum() + root.log().sum()) / len(root))
         return self.to_latent(x)[0]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Subtract the mean, rotate and scale."""
-        return (x - self.mean) @ self.matrix.T, self._log_slope().expand_as(x)
+        return (x - self.mean) @ self.matrix.T, self.log_slope.expand_as(x)
 
     def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse."""
-        return u @ self.inverse.T + self.mean, -self._log_slope().expand_as(u)
+        return u @ self.inverse.T + self.mean, -self.log_slope.expand_as(u)
 
     def describe(self) -> dict[str, Any]:
         """See the base class."""
         return {"kind": "whiten", "shape": list(self.shape)}
-
-    def _log_slope(self) -> Tensor:
-        # every column carries an equal share of the log|det|
-        return torch.linalg.slogdet(self.matrix)[1] / len(self.mean)
 
 
 class Log(Bijector):

@@ -208,7 +208,7 @@ def test_logit_counts_the_rows_outside_its_bounds():
 
 @pytest.mark.parametrize("options", [(1, 1), (2, 1), (0, 1, 0.0), (0, 1, 0.5)])
 def test_logit_of_no_interval_is_refused(options):
-    with pytest.raises(ValueError, match="logit needs low < high and 0 < alpha < 0.5"):
+    with pytest.raises(ValueError, match=r"logit needs low < high and 0 < alpha < 0\.5"):
         Logit(*options)
 
 

@@ -127,9 +127,16 @@ def test_average_is_lent_to_the_flow_and_given_back():
     for _ in range(5):
         made.step()
     own, average = made.flow.mu.detach().clone(), made.averages[0].clone()
-    with pytest.raises(KeyError), made.averaged():
-        assert torch.equal(made.flow.mu, average)
-        raise KeyError
+    seen = []
+
+    def interrupted():
+        with made.averaged():
+            seen.append(made.flow.mu.detach().clone())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert torch.equal(seen[0], average)
     assert torch.equal(made.flow.mu, own)
     assert not torch.equal(own, average)
 

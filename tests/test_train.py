@@ -83,7 +83,9 @@ RUNS = {
     "cosine": (integers, FitConfig(steps=43, batch_size=16, evaluate_every=7, checkpoint_every=10, lr=1e-2)),
     "early stop": (
         integers,
-        FitConfig(steps=200, batch_size=16, evaluate_every=2, checkpoint_every=5, patience=3, lr=1e-2, warmup=0, ema=0.5),
+        FitConfig(
+            steps=200, batch_size=16, evaluate_every=2, checkpoint_every=5, patience=3, lr=1e-2, warmup=0, ema=0.5
+        ),
     ),
     "plateau, batch larger than the data": (
         integers,
@@ -134,7 +136,7 @@ def test_killed_run_resumes_bit_for_bit(run, step, tmp_path):
 
 
 def test_early_stop_is_one(run):
-    splits, config, (_, values) = run
+    _, config, (_, values) = run
     stopped = values["reason"].startswith("stopped at step")
     assert stopped == (values["steps"] < config.steps)
 
@@ -287,9 +289,8 @@ def test_early_stopping_looks_at_validation(data):
     results = [fit(flow, splits, config) for flow, splits in zip(flows, (data, other), strict=True)]
     assert results[0].validation_nll != results[1].validation_nll
     # and training does not: its losses are the same
-    assert [[row["train_nll"] for row in r.history[1:]] for r in results][0] == [
-        row["train_nll"] for row in results[1].history[1:]
-    ]
+    losses = [[row["train_nll"] for row in result.history[1:]] for result in results]
+    assert losses[0] == losses[1]
 
 
 def test_flow_holds_the_weights_of_the_best_validation(data):

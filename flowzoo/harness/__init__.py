@@ -311,6 +311,8 @@ def _own_data(x: Any, context: Any, groups: Any) -> Data:
     if groups is not None:
         if isinstance(groups, Tensor):
             groups = groups.detach().cpu().numpy()
+        if np.ndim(groups) != 1:
+            raise ConfigError(f"groups must be (N,), one label per event; got {np.shape(groups)}")
         codes = pd.factorize(pd.Series(list(groups)))[0]
         if (codes < 0).any():
             raise ConfigError(f"groups: {(codes < 0).sum()} of {len(codes)} events have none (NaN or None)")
@@ -331,4 +333,10 @@ def _columns(values: Any, name: str) -> Tensor:
         # FITS files are big-endian, a memory map is read-only, a reversed view has negative strides: torch takes none.
         values = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     values = values.detach().cpu()
-    return values[:, None] if values.ndim == 1 else values
+    values = values[:, None] if values.ndim == 1 else values
+    if values.dtype == torch.float64 and values.ndim > 1 and len(values) > 1:
+        flat = values.flatten(1)
+        lost, spread = (flat - flat.float()).abs().amax(0), flat.std(0)
+        if bool(((lost > 5e-3 * spread) & (flat.amax(0) > flat.amin(0))).any()):  # Julian dates, large numbers
+            raise ConfigError(f"{name}: float32 does not resolve its scatter; subtract an offset, or rescale it")
+    return values

@@ -184,6 +184,8 @@ def make_plan(
     Raises:
         UnknownName, MissingDependency, ConfigError: in one line.
     """
+    if not sources:
+        raise ConfigError("no data to compare on; give at least one dataset")
     if not chosen:
         raise ConfigError(f"no models to compare; give --models, some of {', '.join(MODELS.names())}")
     names = {MODELS.resolve(name): dict(options) for name, options in chosen.items()}

@@ -42,5 +42,8 @@ class ContextUse:
             0, group, torch.arange(len(group), device=group.device), "amin"
         )
         shuffled = evaluation.context[first[other[group]]]
-        scores = evaluation.log_prob(evaluation.x, shuffled)
-        return {"context_use": float((evaluation.scores.double() - scores.double()).mean())}
+        loss = evaluation.scores.double() - evaluation.log_prob(evaluation.x, shuffled).double()
+        lost = int((~loss.isfinite()).sum())
+        if lost:
+            raise NotComputed(f"log q is not finite at {lost} of {len(loss)} test events under another context")
+        return {"context_use": float(loss.mean())}

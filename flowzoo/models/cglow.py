@@ -94,14 +94,17 @@ class CGlow:
 
     def _levels(self, event_shape: Sequence[int]) -> int:
         _, height, width = event_shape
-        possible = 0
-        while height % 2 ** (possible + 1) == 0 and width % 2 ** (possible + 1) == 0:
-            possible += 1
+        # A reflection about the border needs a second pixel to show.
+        smallest = 2 if self.padding == "reflect" else 1
+        possible, block = 0, 2
+        while height % block == 0 and width % block == 0 and min(height, width) // block >= smallest:
+            possible, block = possible + 1, 2 * block
         wanted = min(possible, MAX_LEVELS) if self.num_levels is None else self.num_levels
         if not 1 <= wanted <= possible:
             raise ValueError(
                 f"cglow cannot squeeze {height} x {width} pixels {max(wanted, 1)} times; "
                 + (f"num_levels can be 1 to {possible}" if possible else "height and width must be even")
+                + (f" with padding '{self.padding}', which needs {smallest} pixels to be left" if smallest > 1 else "")
             )
         return wanted
 

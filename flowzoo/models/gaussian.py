@@ -70,6 +70,11 @@ class _LinearGaussian(ConditionalFlow):
         design = torch.cat([c, torch.ones(len(c), 1, dtype=c.dtype)], 1)
         solution = torch.linalg.lstsq(design, u, driver="gelsd").solution
         residual = u - design @ solution
+        if float(residual.square().mean()) <= 1e-20 * float(u.square().mean()):
+            raise ValueError(
+                f"the {len(c)} training events are determined by their {c.shape[1]} columns of context: "
+                "nothing is left to scatter. Give more events than columns, or fewer columns."
+            )
         covariance, _ = ledoit_wolf(residual.numpy(), assume_centered=True)
         self.weight.copy_(solution[:-1].T)
         self.bias.copy_(solution[-1])

@@ -49,6 +49,9 @@ class Faulty(ConditionalFlow):
         z = self.fault(u + self.shift)
         return z, u.new_zeros(len(u))
 
+    def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return z - self.shift, z.new_zeros(len(z))
+
 
 @pytest.fixture
 def break_maf(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | Callable[[Tensor], Tensor]], None]:

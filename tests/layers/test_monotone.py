@@ -1,4 +1,4 @@
-"""The inverse of an increasing function: a bracket that grows, the last bit, the true gradient, NaN if there is none."""
+"""The inverse of an increasing function: a bracket that grows, the last bit, the gradient, NaN if there is none."""
 
 import math
 

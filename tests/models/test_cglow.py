@@ -1,0 +1,171 @@
+"""Conditional Glow: neutral at the start, symmetric where it says so, its latent in parts."""
+
+import pytest
+import torch
+from torch import nn
+
+from flowzoo.models import build
+from flowzoo.seeding import generator
+
+
+def made(event, context=(3,), stir=0.0, **options):
+    options = {"num_steps": 2, "hidden_features": 8, **options}
+    flow = build("cglow", event, context, generator=generator(0, "init"), **options).double().eval()
+    source = generator(1, "stir")
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(stir * torch.randn(parameter.shape, generator=source, dtype=torch.float64))
+    return flow
+
+
+def inputs(flow, count=20):
+    source = generator(2, "x")
+    x = torch.randn(count, *flow.event_shape, generator=source, dtype=torch.float64)
+    return x, torch.randn(count, *flow.context_shape, generator=source, dtype=torch.float64)
+
+
+SHAPES = [(1, 8, 8), (3, 4, 8), (2, 2, 2), (1, 6, 4), (5,), (2,), (1,)]
+
+
+@pytest.mark.parametrize("event", SHAPES)
+def test_start_preserves_volume_and_ignores_the_context(event):
+    flow = made(event)
+    x, c = inputs(flow)
+    z, log_det = flow.to_latent(x, c)
+    torch.testing.assert_close(log_det, torch.zeros(20).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(z.flatten(1).norm(dim=1), x.flatten(1).norm(dim=1), rtol=1e-4, atol=1e-4)
+    assert torch.equal(z, flow.to_latent(x, c + 5)[0])
+
+
+@pytest.mark.parametrize("event", SHAPES)
+def test_round_trip_log_det_and_context_once_stirred(event):
+    flow = made(event, stir=0.2)
+    x, c = inputs(flow)
+    z, forward = flow.to_latent(x, c)
+    back, backward = flow.to_data(z, c)
+    torch.testing.assert_close(back, x, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(forward, -backward, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(flow.log_prob(x, c), flow.log_prob(x, c + 1), atol=1e-3)
+    size = x[0].numel()
+    jacobian = torch.autograd.functional.jacobian(lambda v: flow.to_latent(v, c[0])[0], x[0]).reshape(size, size)
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], forward[0])
+
+
+def test_initialise_gives_activations_of_zero_mean_and_unit_variance():
+    flow = made((1, 8, 8))
+    x, c = inputs(flow, 500)
+    flow.initialize(50 + 9 * x, c)
+    activations = []
+    for chain in flow.chains:
+        for layer in list(chain)[::3]:
+            to_latent = layer.to_latent
+
+            def noted(x, c, to_latent=to_latent):
+                y, log_det = to_latent(x, c)
+                activations.append(y)
+                return y, log_det
+
+            layer.to_latent = noted
+    flow.log_prob(50 + 9 * x, c)
+    assert len(activations) == 2 * 3
+    for y in activations:
+        torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(y.shape[1]).double(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(y.std((0, 2, 3), correction=0), torch.ones(y.shape[1]).double(), atol=1e-6, rtol=0)
+
+
+def test_units_of_the_data_do_not_matter_once_initialised():
+    flows = [made((1, 4, 4)), made((1, 4, 4))]
+    x, c = inputs(flows[0], 200)
+    for flow, factor in zip(flows, (1.0, 1e3), strict=True):
+        flow.initialize(factor * x, c)
+    shift = flows[0].log_prob(x, c) - flows[1].log_prob(1e3 * x, c)
+    torch.testing.assert_close(shift, torch.full((200,), 16 * 6.907755).double(), atol=1e-4, rtol=0)
+
+
+# -- levels and parts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "levels"),
+    [((1, 8, 8), 3), ((1, 64, 64), 3), ((1, 4, 12), 2), ((3, 6, 10), 1), ((1, 2, 64), 1)],
+)
+def test_default_is_as_many_levels_as_the_size_allows_up_to_three(event, levels):
+    assert len(build("cglow", event, (1,), num_steps=1, hidden_features=4).chains) == levels
+
+
+@pytest.mark.parametrize(
+    ("event", "options", "message"),
+    [
+        ((1, 7, 8), {}, r"cannot squeeze 7 x 8 pixels 1 times; height and width must be even"),
+        ((1, 8, 8), {"num_levels": 4}, r"cannot squeeze 8 x 8 pixels 4 times; num_levels can be 1 to 3"),
+        ((1, 12, 6), {"num_levels": 2}, r"cannot squeeze 12 x 6 pixels 2 times; num_levels can be 1 to 1"),
+        ((1, 8, 8), {"num_levels": 0}, r"num_levels can be 1 to 3"),
+        ((8, 8), {}, r"cglow takes images \(C, H, W\) and vectors \(D,\); got \(8, 8\)"),
+    ],
+)
+def test_shape_that_it_cannot_take_is_refused_with_what_is_possible(event, options, message):
+    with pytest.raises(ValueError, match=message):
+        build("cglow", event, (1,), **options)
+
+
+def test_image_as_context_is_refused_before_training():
+    with pytest.raises(ValueError, match=r"cglow takes a vector as context; got shape \(1, 8, 8\)"):
+        build("cglow", (1, 8, 8), (1, 8, 8))
+
+
+@pytest.mark.parametrize("event", [(1, 8, 8), (1, 4, 4), (3, 8, 4)])
+def test_reflection_needs_two_pixels_and_is_not_squeezed_below(event):
+    flow = made(event, padding="reflect", stir=0.2)
+    x, c = inputs(flow)
+    z, _ = flow.to_latent(x, c)
+    torch.testing.assert_close(flow.to_data(z, c)[0], x, atol=1e-6, rtol=1e-6)
+
+
+def test_reflection_of_a_single_pixel_is_refused_before_training():
+    with pytest.raises(ValueError, match="num_levels can be 1 to 2"):
+        build("cglow", (1, 8, 8), (1,), num_levels=3, padding="reflect")
+    with pytest.raises(ValueError, match="reflect"):
+        build("cglow", (1, 2, 2), (1,), padding="reflect")
+
+
+def test_latent_is_laid_out_part_by_part():
+    flow = made((1, 8, 8), stir=0.2)
+    x, c = inputs(flow)
+    z = flow.to_latent(x, c)[0].flatten(1)
+    sizes = [shape.numel() for shape in flow._part_shapes()]
+    assert sizes == [32, 16, 16]
+    # the first part is set aside on the finest level: what stands there reaches data, and no other latent
+    parts = list(z.split(sizes, 1))
+    parts[0] = parts[0] + 1
+    moved = flow.to_data(torch.cat(parts, 1).reshape(x.shape), c)[0]
+    again = flow.to_latent(moved, c)[0].flatten(1).split(sizes, 1)
+    for found, expected in zip(again, parts, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(moved, x)
+
+
+# -- symmetries -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [(4, 0), (0, 4), (4, 8), (-4, 12)])
+def test_periodic_flow_does_not_see_a_shift_by_whole_squeezes(shift):
+    flow = made((2, 8, 16), num_levels=2, padding="circular", stir=0.1)
+    x, c = inputs(flow, 5)
+    torch.testing.assert_close(flow.log_prob(x.roll(shift, (-2, -1)), c), flow.log_prob(x, c))
+
+
+def test_shift_by_less_is_seen_and_so_is_one_over_an_edge():
+    flow = made((2, 8, 16), num_levels=2, padding="circular", stir=0.1)
+    x, c = inputs(flow, 5)
+    assert not torch.allclose(flow.log_prob(x.roll(1, -1), c), flow.log_prob(x, c), atol=1e-2)
+    walled = made((2, 8, 16), num_levels=2, padding="zeros", stir=0.1)
+    assert not torch.allclose(walled.log_prob(x.roll(4, -1), c), walled.log_prob(x, c), atol=1e-2)
+
+
+def test_gradient_at_the_start_reaches_the_last_layers():
+    flow = made((1, 4, 4)).train()
+    (-flow(*inputs(flow)).mean()).backward()
+    for chain in flow.chains:
+        for layer in chain:
+            if hasattr(layer, "net") and isinstance(layer.net, nn.Module) and hasattr(layer.net, "last"):
+                assert bool(layer.net.last.weight.grad.any())
