@@ -7,8 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, constraints
-from zuko.transforms import AdditiveTransform, ComposedTransform, GaussianizationTransform, SOSPolynomialTransform
+from torch.distributions import Distribution, Transform, constraints
+from zuko.transforms import (
+    AdditiveTransform,
+    BoundedBernsteinTransform,
+    ComposedTransform,
+    GaussianizationTransform,
+    SOSPolynomialTransform,
+)
 
 from flowzoo.layers.polynomial import antiderivative, horner, mean_square
 
@@ -40,6 +46,15 @@ class AsinhTransform(Transform):
         # log cosh(y/B) without overflow
         a = (y / self.bound).abs()
         return -(a + torch.log1p(torch.exp(-2 * a)) - math.log(2))
+
+
+class UncheckedBernstein(BoundedBernsteinTransform):
+    """zuko's bounded Bernstein polynomial, whose Beta densities need no checks: each would wait for a GPU."""
+
+    @staticmethod
+    def _bernstein_basis(order: int, **kwargs: Any) -> Distribution:
+        rising = torch.arange(1, order + 2, **kwargs)
+        return torch.distributions.Beta(rising, rising.flip(0), validate_args=False)
 
 
 class SumOfSquares(SOSPolynomialTransform):

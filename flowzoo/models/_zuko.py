@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any
 
 import torch
-import zuko
 from torch import Tensor, nn
-from torch.distributions import Transform
+from torch.distributions import Distribution, Transform
+from zuko import flows
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.flows.coupling import GeneralCouplingTransform
 from zuko.flows.gaussianization import ElementWiseTransform
@@ -28,20 +28,35 @@ from zuko.flows.neural import MNN
 from zuko.flows.polynomial import ShiftedSOSPTransform
 from zuko.lazy import LazyTransform, UnconditionalTransform
 from zuko.transforms import (
+    AdditiveTransform,
+    BoundedBernsteinTransform,
     ComposedTransform,
     CouplingTransform,
     DependentTransform,
     GaussianizationTransform,
     MonotonicAffineTransform,
     MonotonicTransform,
+    SoftclipTransform,
 )
-from zuko.utils import broadcast
+from zuko.utils import broadcast, unpack
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
 from flowzoo.layers.autoregressive import invert
 from flowzoo.layers.monotone import inverse
-from flowzoo.models._univariate import AsinhTransform, LogSpaceGaussianization, shifted_sum_of_squares
+from flowzoo.models import DISTRIBUTION_CHECKS
+from flowzoo.models._univariate import (
+    AsinhTransform,
+    LogSpaceGaussianization,
+    UncheckedBernstein,
+    shifted_sum_of_squares,
+)
+
+__all__ = ["AdditiveTransform", "DiagonalScale", "ZukoFlow", "coupling", "flows"]
+
+# Importing zuko switches off the argument checks of torch's distributions in the whole process. They are not ours to
+# switch: put back what was there when this package was imported.
+Distribution.set_default_validate_args(DISTRIBUTION_CHECKS)
 
 
 class ZukoFlow(ConditionalFlow):
@@ -68,7 +83,7 @@ class ZukoFlow(ConditionalFlow):
     ) -> None:
         super().__init__(event_shape, context_shape, x_map=x_map, context_map=context_map)
         made = make(features=self.event_shape.numel(), context=self.context_shape.numel())
-        if isinstance(made, zuko.flows.Flow):
+        if isinstance(made, flows.Flow):
             transform = made.transform
             made = getattr(transform, "transforms", [transform])
         self.transforms = nn.ModuleList(_repaired(t) for t in made)
@@ -112,7 +127,7 @@ def _undo(lazy: LazyTransform, c: Tensor | None, y: Tensor) -> tuple[Tensor, Ten
 
         def parameters(x: Tensor) -> Sequence[Tensor]:
             phi = lazy.hyper(x if c is None else torch.cat([x, c], -1)).unflatten(-1, (-1, lazy.total))
-            return zuko.utils.unpack(phi, lazy.shapes)
+            return unpack(phi, lazy.shapes)
 
         def solve(phi: Sequence[Tensor], y: Tensor, due: Tensor) -> Tensor:
             return _undo_univariate(_narrow(lazy.univariate, due)(*phi), y)
@@ -191,12 +206,14 @@ def coupling(features: int, context: int, steps: int, **kwargs: Any) -> list[Laz
 
 
 def _repaired(lazy: LazyTransform) -> LazyTransform:
-    if isinstance(lazy, UnconditionalTransform) and lazy.f is zuko.transforms.SoftclipTransform:
+    if isinstance(lazy, UnconditionalTransform) and lazy.f is SoftclipTransform:
         return UnconditionalTransform(DependentTransform, AsinhTransform(lazy.bound), 1)
     if isinstance(lazy, ElementWiseTransform | MaskedAutoregressiveTransform):
         univariate = lazy.univariate
         if univariate is GaussianizationTransform:
             lazy.univariate = LogSpaceGaussianization
+        elif univariate is BoundedBernsteinTransform:
+            lazy.univariate = UncheckedBernstein
         elif isinstance(univariate, partial) and univariate.func is ShiftedSOSPTransform:
             lazy.univariate = partial(shifted_sum_of_squares, **univariate.keywords)
     return lazy

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import zuko
 from torch import Tensor
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
-from flowzoo.models._zuko import ZukoFlow
+from flowzoo.models._zuko import ZukoFlow, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
@@ -69,7 +68,7 @@ class FFJORD:
                     f"ffjord takes events of at most {self.max_features} numbers, because its exact trace costs one "
                     f"backward pass for each; got {features}"
                 )
-            return zuko.flows.CNF(
+            return flows.CNF(
                 features,
                 context,
                 freqs=self.num_freqs,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._zuko import ZukoFlow, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
@@ -50,14 +51,11 @@ class GF:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        import zuko
-
-        from flowzoo.models._zuko import ZukoFlow
 
         def make(features: int, context: int) -> Any:
             # without a context there is no network, and zuko refuses its options
             options = {"hidden_features": widths(self.hidden_features)} if context else {}
-            return zuko.flows.GF(features, context, transforms=self.num_steps, components=self.components, **options)
+            return flows.GF(features, context, transforms=self.num_steps, components=self.components, **options)
 
         return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map, host_sync=_HOST_SYNC)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._zuko import ZukoFlow, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
@@ -44,14 +45,9 @@ class MAF:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        import zuko
-
-        from flowzoo.models._zuko import ZukoFlow
 
         def make(features: int, context: int) -> Any:
-            return zuko.flows.MAF(
-                features, context, transforms=self.num_steps, hidden_features=widths(self.hidden_features)
-            )
+            return flows.MAF(features, context, transforms=self.num_steps, hidden_features=widths(self.hidden_features))
 
         return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._zuko import ZukoFlow, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
@@ -48,12 +49,9 @@ class NAF:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        import zuko
-
-        from flowzoo.models._zuko import ZukoFlow
 
         def make(features: int, context: int) -> Any:
-            return zuko.flows.NAF(
+            return flows.NAF(
                 features,
                 context,
                 transforms=self.num_steps,

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._zuko import AdditiveTransform, DiagonalScale, ZukoFlow, coupling
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
@@ -44,9 +45,6 @@ class NICE:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        from zuko.transforms import AdditiveTransform
-
-        from flowzoo.models._zuko import DiagonalScale, ZukoFlow, coupling
 
         def make(features: int, context: int) -> Any:
             hidden = {"hidden_features": widths(self.hidden_features)} if features > 1 or context else {}

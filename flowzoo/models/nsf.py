@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._zuko import ZukoFlow, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
@@ -46,12 +47,9 @@ class NSF:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        import zuko
-
-        from flowzoo.models._zuko import ZukoFlow
 
         def make(features: int, context: int) -> Any:
-            return zuko.flows.NSF(
+            return flows.NSF(
                 features,
                 context,
                 transforms=self.num_steps,

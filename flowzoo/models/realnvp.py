@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._zuko import ZukoFlow, coupling
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
@@ -45,8 +46,6 @@ class RealNVP:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        from flowzoo.models._zuko import ZukoFlow, coupling
-
         make = partial(coupling, steps=self.num_steps, hidden_features=widths(self.hidden_features))
         return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)
 

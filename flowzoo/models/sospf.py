@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._zuko import ZukoFlow, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
@@ -50,12 +51,9 @@ class SOSPF:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        import zuko
-
-        from flowzoo.models._zuko import ZukoFlow
 
         def make(features: int, context: int) -> Any:
-            return zuko.flows.SOSPF(
+            return flows.SOSPF(
                 features,
                 context,
                 transforms=self.num_steps,
