@@ -1,0 +1,174 @@
+"""``bench``: run what is not there yet, and compare."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from flowzoo import checkpoint
+from flowzoo import config as configs
+from flowzoo.data import Data
+from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.arrays import data_from_arrays
+from flowzoo.harness.folder import finished_cells, held, scores_of, write_readme
+from flowzoo.harness.plan import BenchConfig, Cell, default_out, make_plan, open_source
+from flowzoo.harness.run import cpu_threads, run_cell
+from flowzoo.record import Record
+from flowzoo.report import Cell as Finished
+from flowzoo.report import Table, make_table, to_csv, to_latex, to_markdown
+from flowzoo.storage import write_atomic
+from flowzoo.train import FitConfig
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What a bench found.
+
+    Args:
+        comparison: the table with its footnotes (``flowzoo.report.to_markdown`` and the like render it).
+        path: the run directory.
+        records: one per cell, in the order of the plan.
+    """
+
+    comparison: Table
+    path: Path
+    records: list[Record]
+
+    @property
+    def failed(self) -> list[Record]:
+        """The records of failed cells."""
+        return [known for known in self.records if known.status != "ok"]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per dataset and model."""
+        return self.comparison.frame
+
+    @property
+    def flows(self) -> dict[str, ConditionalFlow]:
+        """By model name, the flow of the seed with the best validation (of the first dataset)."""
+        best: dict[str, tuple[float, Path]] = {}
+        for known in self.records:
+            if known.status != "ok" or known.dataset != self.records[0].dataset:
+                continue
+            file = self.path / "checkpoints" / f"{known.stem}.safetensors"
+            nll = min((h["validation_nll"] for h in checkpoint.read_meta(file)["fit"]["history"]), default=0.0)
+            if known.model not in best or nll < best[known.model][0]:
+                best[known.model] = (nll, file)
+        return {name: checkpoint.load(file) for name, (_, file) in best.items()}
+
+
+def bench(
+    models: str | Sequence[str] | Mapping[str, Mapping[str, Any]],
+    data: str | Data | Sequence[str] = "digits",
+    *,
+    x: Any = None,
+    context: Any = None,
+    groups: Any = None,
+    seeds: Sequence[int] = (0,),
+    out: str | Path | None = None,
+    train: Mapping[str, Any] | None = None,
+    show: bool | None = None,
+    **options: Any,
+) -> BenchResult:
+    """Train several conditional flows on the same splits and compare them.
+
+    Args:
+        models: a name, names, or names with options (``{"maf": {"num_steps": 8}}``).
+        data: a registered dataset, several, or a ``flowzoo.Data``. Ignored if ``x`` is given.
+        x: ``(N, *event)`` events of your own, in their units: a tensor, or what numpy makes an array of.
+            ``(N,)`` are N events of one number.
+        context: ``(N, *context)`` for them; ``(N,)`` is one number each.
+        groups: ``(N,)`` numbers or text: what the split may not tear apart; errors are taken over these.
+        seeds: one cell per dataset, model and seed.
+        out: run directory; the same arguments go on where a killed run stopped.
+        train: options of ``FitConfig``.
+        show: force the progress bar on or off.
+        **options: further options of ``BenchConfig``.
+
+    Raises:
+        UnknownName, MissingDependency, ConfigError: before anything trains, in one line.
+        RunDirectoryError: if ``out`` is in use or holds another run.
+    """
+    command = _call(models=models, data=data, x=x, context=context, groups=groups, seeds=seeds, train=train, **options)
+    config = configs.make(BenchConfig, {"seeds": tuple(seeds), **options}, "bench")
+    if x is not None:
+        data = data_from_arrays(x, context, groups)
+    if isinstance(data, Data):
+        sources = [open_source("data", {}, config, data)]
+    else:
+        names = [data] if isinstance(data, str) else data
+        sources = [open_source(name, {}, config) for name in names]
+    models = [models] if isinstance(models, str) else models
+    chosen = models if isinstance(models, Mapping) else {name: {} for name in models}
+    cells = make_plan(sources, chosen, configs.make(FitConfig, train or {}, "train"), config)
+    return execute(cells, out or config.out, command=command, show=show)
+
+
+def execute(
+    cells: Sequence[Cell],
+    out: str | Path | None = None,
+    *,
+    command: str | None = None,
+    show: bool | None = None,
+    on_record: Callable[[Record, bool], None] | None = None,
+) -> BenchResult:
+    """Run the cells of a plan that have no record yet, and write the tables.
+
+    Args:
+        cells: the plan.
+        out: run directory.
+        command: what made it, for its README; by default this process's command line.
+        show: force the progress bar on or off.
+        on_record: called with each cell's record, and whether it was there already.
+
+    Raises:
+        RunDirectoryError: if the directory cannot be written, is in use by another process, holds the same cell
+            with other options, or a damaged file.
+    """
+    folder = Path(out or default_out(cells))
+    with held(folder):
+        finished = finished_cells(cells, folder)
+        write_readme(folder, command or shlex.join(["flowzoo", *sys.argv[1:]]), cells)
+        done = []
+        for cell in cells:
+            known = finished.get(cell.stem)
+            with cpu_threads(cell.bench.threads):
+                result = known or run_cell(cell, folder, show=show)
+            done.append(result)
+            if on_record is not None:
+                on_record(result, known is not None)
+        return _conclude(done, folder)
+
+
+def _conclude(done: list[Record], folder: Path) -> BenchResult:
+    finished = [
+        Finished(known, scores_of(known, folder / "cells" / f"{known.stem}.json") if known.status == "ok" else {})
+        for known in done
+    ]
+    table = make_table(finished)
+    for ending, render in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
+        write_atomic(folder / f"table.{ending}", render(table).encode())
+    return BenchResult(table, folder, done)
+
+
+def _call(**arguments: Any) -> str:
+    """The call of ``bench`` that a person can repeat, without the values of arrays."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, str | Sequence | Mapping):
+            return repr(value) if len(repr(value)) < 200 else f"<{type(value).__name__} of {len(value)}>"
+        if isinstance(value, Data):
+            return f"<{value.describe()}>"
+        shape = getattr(value, "shape", None)
+        return repr(value) if shape is None else f"<{type(value).__name__} of {'x'.join(map(str, shape))}>"
+
+    if arguments["x"] is not None:
+        del arguments["data"]
+    return f"flowzoo.bench({', '.join(f'{k}={text(v)}' for k, v in arguments.items() if v is not None)})"

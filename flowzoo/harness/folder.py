@@ -1,0 +1,143 @@
+"""The run directory: held by one process, checked before anything trains, described in its README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flowzoo import checkpoint, record
+from flowzoo.harness.plan import Cell, Source
+from flowzoo.harness.run import state_path
+from flowzoo.record import Record
+from flowzoo.storage import write_atomic
+
+TABLES = ("table.csv", "table.md", "table.tex")
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that is in use, or holds another run."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The run directory, made if it is not there, for this process alone; what the disk refuses is one line."""
+    from filelock import FileLock, Timeout
+
+    foreign = [name for name in (*TABLES, "README.md") if (folder / name).exists()]
+    if foreign and not (folder / "cells").is_dir():
+        raise RunDirectoryError(f"{folder} holds a {foreign[0]} and no run of flowzoo; give another --out")
+    try:
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunDirectoryError(
+            f"{folder} is in use by another flowzoo process; wait for it, or give another --out"
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to {folder} ({error.strerror}); give another --out") from error
+    try:
+        for torn in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+            torn.unlink()
+        yield
+    except BrokenPipeError:  # of the terminal, not of the folder
+        raise
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write to {folder} ({error.strerror or error}); what is finished is kept: "
+            "make room, and the same command goes on"
+        ) from error
+    finally:
+        lock.release()
+
+
+def finished_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Record]:
+    """Records of cells that are over; failed ones are run again. All that is there must be of these very cells."""
+    found = {}
+    for cell in cells:
+        path = folder / "cells" / f"{cell.stem}.json"
+        if path.exists():
+            known = record.load(path)
+            if known.hash != cell.hash:
+                raise _other(path, known.config, cell.config)
+            if known.status == "ok":
+                scores_of(known, path)
+                state_path(cell, folder).unlink(missing_ok=True)
+                found[cell.stem] = known
+        _check_state(cell, state_path(cell, folder))
+    return found
+
+
+def _check_state(cell: Cell, path: Path) -> None:
+    """Refuse the state of a training that a killed run with other options left."""
+    if not path.exists():
+        return
+    try:
+        left = checkpoint.read_meta(path)["fit"]
+        was = {
+            "data": {"split hash": left["split"]},
+            "model": {"name": left["recipe"]["model"], **left["recipe"]["config"]},
+            "train": left["config"],
+        }
+    except (checkpoint.CheckpointError, KeyError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{path}: not the state of a training ({record.one_line(error)}); delete it to train from the start"
+        ) from error
+    now = {key: cell.config[key] for key in ("model", "train")}
+    if was != (now := {"data": {"split hash": cell.source.splits.hash}, **now}):
+        raise _other(path, was, now)
+
+
+def scores_of(known: Record, path: Path) -> dict[str, Tensor]:
+    """The per-event scores of a finished cell, which must average to the NLL of its record."""
+    try:
+        scores = record.load_scores(path)
+        mean = -float(scores["log_prob"].double().mean())
+    except Exception as error:  # safetensors' own error derives from Exception directly
+        why = record.one_line(error)
+    else:
+        nll = known.metrics.get("nll_nats")
+        if nll is None or abs(mean - nll) <= 1e-6 * max(1.0, abs(nll)):
+            return scores
+        why = f"they average to {mean:.6g} nats, the record says {nll:.6g}"
+    raise RunDirectoryError(
+        f"{path.with_suffix('.safetensors')}: not the scores of this cell ({why}); delete {path} to run it again"
+    )
+
+
+def _other(path: Path, was: Any, now: Any) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{path} was made with other options ({_difference(was, now)}); give another --out, or delete it"
+    )
+
+
+def _difference(old: Any, new: Any, prefix: str = "") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    return f"{prefix} was {old}, now {new}" if prefix else "other data, or another version of flowzoo"
+
+
+def write_readme(folder: Path, command: str, cells: Sequence[Cell]) -> None:
+    """Say in the run directory what made it, from what data, and which file is what."""
+    sources: dict[str, Source] = {cell.source.name: cell.source for cell in cells}
+    lines = ["# A flowzoo run", "", "Made by, and resumed with:", "", f"    {command}", ""]
+    for name, source in sources.items():
+        lines.append(f"- `{name}`: {source.note}; split hash `{source.splits.hash}`")
+        lines += [f"  - {note}" for note in source.splits.data.notes]
+    lines += [
+        "",
+        "| file | what it is |",
+        "| --- | --- |",
+        "| `table.csv` `table.md` `table.tex` | the comparison, a row per dataset and model |",
+        "| `cells/*.json` | one record per dataset, model and seed |",
+        "| `cells/*.safetensors` | log q of each test event (nats) and its group |",
+        "| `checkpoints/*.safetensors` | trained flows: `flowzoo.load(path)` |",
+        "",
+    ]
+    write_atomic(folder / "README.md", "\n".join(lines).encode())
