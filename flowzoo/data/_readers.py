@@ -209,14 +209,16 @@ class _Lazy(Mapping[str, Any]):
 
 @contextmanager
 def _npz(file: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        archive = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise _unreadable(file, error) from None
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError(f"{file}: a single array (.npy), where an .npz archive of named arrays is needed")
-    with archive:
-        yield archive
+    # Opened here, because numpy leaves its own handle open when the archive turns out to be torn.
+    with file.open("rb") as handle:
+        try:
+            archive = np.load(handle, allow_pickle=False)
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise _unreadable(file, error) from None
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{file}: a single array (.npy), where an .npz archive of named arrays is needed")
+        with archive:
+            yield archive
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -180,7 +181,7 @@ def _open(file: Path) -> np.ndarray:
     """The maps, left on disk until they are asked for."""
     try:
         maps = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"{file}: not a readable .npy file ({' '.join(str(error).split())})") from None
     if not isinstance(maps, np.ndarray) or maps.ndim != 3 or maps.dtype.kind not in "iuf":
         what = f"{maps.dtype} of shape {maps.shape}" if isinstance(maps, np.ndarray) else "an archive"

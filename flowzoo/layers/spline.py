@@ -29,6 +29,10 @@ def rational_quadratic(x: Tensor, parameters: Tensor, *, bound: float, inverse: 
     Returns:
         ``(...)`` outputs and the log-derivative of the direction performed.
     """
+    if inverse and x.dtype == torch.float32 and x.device.type != "mps":
+        # The discriminant cancels where a bin is steep. Sampling is one pass: it can afford float64 (MPS has none).
+        out, log_slope = rational_quadratic(x.double(), parameters.double(), bound=bound, inverse=True)
+        return out.float(), log_slope.float()
     num_bins = (parameters.shape[-1] + 1) // 3
     widths, heights, slopes = parameters.split([num_bins, num_bins, num_bins - 1], dim=-1)
     x_edges, widths = _edges(widths, bound)

@@ -51,6 +51,10 @@ def configure(name: str, options: dict[str, Any]) -> ModelConfig:
         UnknownName, MissingDependency, ConfigError: in one line each, with what exists.
     """
     config: ModelConfig = configs.make(MODELS.get(name), options, MODELS.resolve(name))
+    for option, value in configs.to_dict(config).items():
+        counts = value if isinstance(value, list) else [value]
+        if any(type(count) is int and count < 1 for count in counts):
+            raise configs.ConfigError(f"{MODELS.resolve(name)}.{option}: counts must be at least 1; got {value}")
     return config
 
 
