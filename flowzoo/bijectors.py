@@ -92,8 +92,7 @@ class Standardize(Bijector):
         if bool(flat.any()):
             columns = ", ".join(_column(names, int(i), len(flat)) for i in flat.nonzero().flatten()[:5])
             raise ValueError(
-                f"{columns}: constant over all {len(x)} training rows, so no scale can be fitted. "
-                "Leave the column out, or declare the data's integer levels."
+                f"{columns}: constant over all {len(x)} training rows, so no scale can be fitted. Leave the column out."
             )
         self.mean.copy_(mean[0])
         self.std.copy_(std[0])

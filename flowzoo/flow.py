@@ -19,6 +19,8 @@ from torch import Size, Tensor, nn
 
 from flowzoo.bijectors import Bijector, Identity
 
+MAX_ROWS = 2**14  # per chunk: a network's activations are wider than a small event
+
 
 @dataclass(frozen=True)
 class DiagonalNormal:
@@ -245,6 +247,9 @@ class ConditionalFlow(nn.Module):
 
     def _match(self, x: Tensor, context: Tensor | None, name: str, event_shape: Size) -> tuple[Tensor, Tensor, Size]:
         """Check, broadcast and flatten: ``(N, *event)``, ``(N, *context)`` and the batch shape."""
+        if not isinstance(x, Tensor) or not (context is None or isinstance(context, Tensor)):
+            kinds = f"{type(x).__name__} and {type(context).__name__}"
+            raise ValueError(f"{name} and context must be tensors; got {kinds}. Try torch.from_numpy.")
         if not x.is_floating_point():
             raise ValueError(
                 f"{name} must be floating point; got {x.dtype}. Integer data are dequantised by their dataset."
@@ -269,11 +274,14 @@ class ConditionalFlow(nn.Module):
                 ) from None
             x, context = x.expand(batch + event_shape), context.expand(batch + self.context_shape)
         count = prod(batch)
-        flat = context.to(x.dtype).reshape(count, *self.context_shape)
-        return x.reshape(count, *event_shape), flat, batch
+        dtype = next(self._tensors(), x).dtype
+        x, context = x.to(dtype), context.to(dtype)
+        return x.reshape(count, *event_shape), context.reshape(count, *self.context_shape), batch
 
     def _chunked(self, function: Callable[..., tuple[Tensor, ...]], *flat: Tensor) -> tuple[Tensor, ...]:
-        size = max(1, self.chunk_elements // prod(self.event_shape))
+        if len(flat[0]) == 0:  # not every backend takes an empty batch: the shapes of one event, and none of it
+            return tuple(part[:0] for part in function(*(t.new_zeros(1, *t.shape[1:]) for t in flat)))
+        size = max(1, min(MAX_ROWS, self.chunk_elements // prod(self.event_shape)))
         if torch.is_grad_enabled() or len(flat[0]) <= size:
             return function(*flat)
         parts = [function(*chunk) for chunk in zip(*(t.split(size) for t in flat), strict=True)]

@@ -84,7 +84,7 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.count += 1
-        # The average forgets its start at first: after n steps it reaches back over n/10 of them.
+        # The average forgets its start at first: after n steps it reaches back over about n/9.
         decay = min(self.ema, (1 + self.count) / (10 + self.count)) if self.ema else 0.0
         torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
         seen = loss.detach()

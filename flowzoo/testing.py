@@ -109,6 +109,32 @@ def case_of(name: str) -> Case:
     return Case(name, tuple(sorted(options.items())), **given)
 
 
+def check_starts_near_the_data(case: Case) -> None:
+    """A fresh flow scores standard-normal data within 3 nats a dimension of the truth: training starts near home."""
+    for event in {case.event, case.line or case.event}:
+        for context in {case.context, (0,)}:
+            source = generator(17, "start")
+            flow = build(case.name, event, context, generator=source, **dict(case.options))
+            x, c = torch.randn(2000, *event, generator=source), torch.randn(2000, *context, generator=source)
+            flow.initialize(x, c)
+            with torch.no_grad():
+                excess = float((torch.distributions.Normal(0.0, 1.0).log_prob(x).sum() - flow(x, c).sum()) / x.numel())
+            if not excess < 3:
+                raise AssertionError(f"a fresh flow over {event} given {context} is {excess:.1f} nats a dimension off")
+
+
+def check_empty_batch(case: Case) -> None:
+    """No events in, no events out, in every direction."""
+    flow = case.build()
+    x, c = torch.empty(0, *flow.event_shape), torch.empty(0, *flow.context_shape)
+    with torch.no_grad():
+        shapes = [flow.log_prob(x, c).shape, flow.to_latent(x, c)[0].shape, flow.to_data(x, c)[0].shape]
+        shapes.append(flow.sample(c, (3,)).shape)
+    expected = [(0,), (0, *flow.event_shape), (0, *flow.event_shape), (3, 0, *flow.event_shape)]
+    if [tuple(shape) for shape in shapes] != expected:
+        raise AssertionError(f"an empty batch gives shapes {shapes}")
+
+
 def check_log_det_matches_autograd(case: Case) -> None:
     """The log|det| of ``to_latent`` is that of its Jacobian by automatic differentiation, in float64."""
     flow = case.build().double()

@@ -63,6 +63,10 @@ class FitConfig:
         for name in ("batch_size", "evaluate_every", "checkpoint_every", "validation_events"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        ends = {"warmup": 1.0, "lr_floor": 1.0, "clip": math.inf, "weight_decay": math.inf, "patience": math.inf}
+        for name, high in ends.items():
+            if not 0 <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must lie in [0, {high:g}]; got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1); got {self.ema}")
         if self.steps < 0 or self.lr <= 0 or (self.minutes is not None and self.minutes <= 0):
@@ -220,7 +224,8 @@ class _Trainer:
         if config.minutes is not None:
             done = max(done, min(1.0, state.seconds / (60 * config.minutes)))
         if done < config.warmup:
-            return config.lr * (state.step + 1) / max(1, math.ceil(config.warmup * config.steps))
+            by_step = (state.step + 1) / max(1, math.ceil(config.warmup * config.steps))
+            return config.lr * min(1.0, max(by_step, done / config.warmup))
         factor = 1.0
         if config.schedule == "cosine":
             along = (done - config.warmup) / max(1e-9, 1 - config.warmup)

@@ -89,7 +89,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("bench --models maf --set mfa.num_steps=2", "did you mean 'maf'"),
         ("bench --models maf --set num_steps=2", "expected prefix.option=value"),
         ("bench --models maf --set maf.num_steps=two", "maf.num_steps: Input should be a valid integer"),
-        ("bench --models maf --set maf.hidden_features=-5", "maf cannot be built with the options"),
+        ("bench --models maf --set maf.hidden_features=-5", "maf.hidden_features: counts must be at least 1"),
         ("bench --models maf --set train.lr=-1", "lr and minutes must be positive"),
         ("bench --models maf --set train.rate=1", "its options are steps, minutes"),
         ("bench --models maf --set bench.draws=0", "draws must be at least 1"),

@@ -191,6 +191,22 @@ class Chunky(Honest):
         return parts
 
 
+class Far(Honest):
+    """A true density, of another scale than the data by far."""
+
+    def _to_latent(self, u, c):
+        z, log_det = super()._to_latent(100 * u, c)
+        return z, log_det + math.log(100) * u[0].numel()
+
+
+class Full(Honest):
+    """Has a score for a batch of none."""
+
+    def forward(self, x, context=None):
+        scores = super().forward(x, context)
+        return scores if len(scores) else scores.new_zeros(1)
+
+
 class ContextBound(Honest):
     """Takes no unconditional data."""
 
@@ -216,6 +232,8 @@ FAULTS = {
     "step_does_not_wait": [Impatient],
     "broadcasting": [Chunky],
     "unconditional": [ContextBound],
+    "starts_near_the_data": [Far],
+    "empty_batch": [Full],
 }
 
 

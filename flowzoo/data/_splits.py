@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,7 +70,8 @@ class Split:
 class Splits:
     """The three parts of a dataset and the maps fitted on the first.
 
-    ``hash`` is the SHA-256 of the data and of which event went where: two results are comparable if it is equal.
+    ``hash`` is the SHA-256 of the data, of what it declares (levels, symmetries, maps) and of which event went where:
+    two results are comparable if it is equal.
     """
 
     train: Split
@@ -106,18 +108,19 @@ class Splits:
             assert tensor is not None
             digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.contiguous().numpy().tobytes())
-        x = data.x if data.levels is not None else data.x.float()
+        digest.update(repr(_declared(data)).encode())
+        # One tensor of contexts serves all three parts.
+        contexts = data.context.float().to(device)  # type: ignore[union-attr]
         splits = []
         for k in range(3):
             rows = (part == k).nonzero().flatten()
             chosen = data.select(rows)
-            assert chosen.context is not None
             assert chosen.context_index is not None
             assert chosen.groups is not None
             splits.append(
                 Split(
-                    x=x[rows].float().to(device),
-                    contexts=chosen.context.float().to(device),
+                    x=chosen.x.float().to(device),
+                    contexts=contexts,
                     context_index=chosen.context_index.to(device),
                     groups=chosen.groups.to(device),
                     levels=data.levels,
@@ -141,6 +144,16 @@ class Splits:
         # Each context row counts once, however many events share it.
         context_map.fit(train.contexts[torch.unique(train.context_index)], data.context_names)
         return x_map, context_map
+
+
+def _declared(data: Data) -> list[Any]:
+    """What the data says of itself that a result depends on, beside its numbers."""
+    maps = [None if m is None else (m.describe(), _constants(m)) for m in (data.x_map, data.context_map)]
+    return [data.levels, tuple(data.augment), *maps]
+
+
+def _constants(bijector: Bijector) -> list[tuple[str, list[Any]]]:
+    return [(name, value.flatten().tolist()) for name, value in bijector.state_dict().items()]
 
 
 def _default_map(data: Data) -> Bijector:

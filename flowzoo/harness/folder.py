@@ -120,7 +120,11 @@ def _difference(old: Any, new: Any, prefix: str = "") -> str:
         for key in [*old, *(k for k in new if k not in old)]:
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-    return f"{prefix} was {old}, now {new}" if prefix else "other data, or another version of flowzoo"
+    return (
+        f"{prefix} was {old}, now {new}"
+        if prefix
+        else "other data, another version of flowzoo, or the model's file was edited"
+    )
 
 
 def write_readme(folder: Path, command: str, cells: Sequence[Cell]) -> None:

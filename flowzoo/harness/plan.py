@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,7 +112,7 @@ class Cell:
     @cached_property
     def hash(self) -> str:
         """Of all that the result depends on; a record with another hash is of another cell."""
-        parts = [self.config, self.seed, self.source.splits.hash, __version__]
+        parts = [self.config, self.seed, self.source.splits.hash, __version__, _source_of(self.model)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(self) -> ConditionalFlow:
@@ -126,6 +128,12 @@ class Cell:
             generator(self.seed, "init"),
         )
         return flow.to(splits.train.x.device)
+
+
+def _source_of(model: ModelConfig) -> str:
+    """A digest of the file that defines a model: whoever edits it means another model."""
+    file = inspect.getsourcefile(type(model))
+    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 def resolve_device(name: str) -> torch.device:

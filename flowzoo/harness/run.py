@@ -120,6 +120,11 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
         data=cell.config["data"],
         split={"seed": splits.seed, "fractions": list(cell.bench.fractions), "hash": splits.hash},
         seed=cell.seed,
+        columns={
+            "names": list(splits.data.names),
+            "context_names": list(splits.data.context_names),
+            "notes": list(splits.data.notes),
+        },
         fit={"status": result.status, "reason": result.reason, "history": result.history},
     )
 
@@ -146,6 +151,9 @@ def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: Bench
     found.scores = {"log_prob": scores.double().cpu(), "group": test.groups.cpu()}
     passes = flow.sequential_passes
     samples, why = None, ""
+    # A random choice, the same for every model: a catalogue is sorted by galaxy, and its first rows are one galaxy.
+    order = torch.randperm(len(x), generator=generator(splits.seed, "draws"))
+    rows = order[: bench.draws].to(x.device)
     if passes > bench.max_passes:
         why = (
             f"a draw takes {passes} sequential network passes, more than max_passes = {bench.max_passes}; "
@@ -154,8 +162,12 @@ def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: Bench
         for column in ("sample_seconds_per_1000", "roundtrip_error"):
             found.missing[column] = why
     else:
-        samples = _draw(flow, context, seed, bench, found)
-        found.metrics["roundtrip_error"] = _roundtrip(flow, x, context, splits.train.fixed)
+        if len(rows) < len(x):
+            found.notes.append(f"sample statistics from {len(rows)} draws, at {len(rows)} of {len(x)} test events")
+        samples, seconds = _draw(flow, context[rows], seed)
+        found.metrics["sample_seconds_per_1000"] = seconds / len(rows) * 1000
+        some = rows[:ROUNDTRIP_EVENTS]
+        found.metrics["roundtrip_error"] = _roundtrip(flow, x[some], context[some], splits.train.fixed)
     true = splits.data.true_log_prob
     evaluation = Evaluation(
         x=x,
@@ -169,6 +181,7 @@ def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: Bench
         true_scores=None if true is None else true(x, context),
         step=None if test.levels is None else test.levels.step,
         generator=generator(seed, "metrics"),
+        rows=rows,
     )
     for name in METRICS.names():
         metric = configure(name, {})
@@ -184,21 +197,17 @@ def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: Bench
     return found
 
 
-def _draw(flow: ConditionalFlow, context: Tensor, seed: int, bench: BenchConfig, found: Evaluated) -> Tensor:
-    count = min(bench.draws, len(context))
-    if count < len(context):
-        found.notes.append(f"sample statistics from {count} draws, at the first {count} of {len(context)} test events")
+def _draw(flow: ConditionalFlow, context: Tensor, seed: int) -> tuple[Tensor, float]:
+    """A draw per context, and the seconds that they took."""
     _wait(context.device)
     started = time.perf_counter()
-    samples = flow.sample(context[:count], generator=generator(seed, "sample"))
+    samples = flow.sample(context, generator=generator(seed, "sample"))
     _wait(context.device)
-    found.metrics["sample_seconds_per_1000"] = (time.perf_counter() - started) / count * 1000
-    return samples
+    return samples, time.perf_counter() - started
 
 
 def _roundtrip(flow: ConditionalFlow, x: Tensor, context: Tensor, train_x: Tensor) -> float:
     """Largest ``|to_data(to_latent(x)) - x|``, in training spreads."""
-    x, context = x[:ROUNDTRIP_EVENTS], context[:ROUNDTRIP_EVENTS]
     back = flow.to_data(flow.to_latent(x, context)[0], context)[0]
     return float(((back - x).abs() / _spread(train_x)).max())
 

@@ -17,7 +17,7 @@ class Column:
     """A column of the table.
 
     Args:
-        name: fixed, lower case; DESIGN calls the list.
+        name: lower case, the same in every table; ``flowzoo metrics`` lists them.
         better: which way is better, ``"zero"`` if both are bad, ``"none"`` for a fact that has no side.
         meaning: one line, with the unit.
         floor: the column that holds its noise floor, if it has one.
@@ -48,12 +48,12 @@ class Evaluation:
         scale: ``(*event)``-broadcastable spread of the training events, the unit for distances.
         log_prob: ``log_prob(x, context) -> (N,)`` of the trained flow, in nats.
         scores: ``(N,)``, that function at the test events.
-        samples: one draw per test context, or None with ``samples_missing`` saying why. The first
-            ``len(samples)`` contexts are used where that is fewer than N.
+        samples: ``(S, *event)``, one draw per test context of ``rows``, or None with ``samples_missing`` saying why.
         samples_missing: the reason why there are no draws.
         true_scores: ``(N,)`` exact log p, where the dataset knows it.
         step: width of a level for integer data, None for continuous data.
         generator: for whatever the metric draws; seeded by the cell.
+        rows: ``(S,)``, the test events at whose contexts was drawn, in random order; None: the first S.
     """
 
     x: Tensor
@@ -67,6 +67,7 @@ class Evaluation:
     true_scores: Tensor | None
     step: float | None
     generator: torch.Generator
+    rows: Tensor | None = None
 
 
 class MetricConfig(Protocol):

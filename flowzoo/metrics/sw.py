@@ -53,13 +53,14 @@ class SlicedWasserstein:
         lost = int((~samples.isfinite()).flatten(1).any(1).sum())
         if lost:
             raise NotComputed(f"{lost} of {count} draws are not finite")
-        labels, group = torch.unique(evaluation.groups[:count], return_inverse=True)
+        rows = torch.arange(count, device=samples.device) if evaluation.rows is None else evaluation.rows
+        labels, group = torch.unique(evaluation.groups[rows], return_inverse=True)
         if len(labels) < 2:
             raise NotComputed("one test group: no second half to compare with")
         source = evaluation.generator
         order = torch.randperm(len(labels), generator=source, device=source.device).to(group.device)
         in_a = (order < len(labels) // 2)[group]
-        real = (evaluation.x[:count] / evaluation.scale).flatten(1)
+        real = (evaluation.x[rows] / evaluation.scale).flatten(1)
         drawn = (samples / evaluation.scale).flatten(1)
         directions = torch.randn(
             real.shape[1], self.num_projections, generator=source, device=source.device, dtype=real.dtype

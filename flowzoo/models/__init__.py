@@ -13,9 +13,6 @@ from flowzoo.flow import ConditionalFlow
 from flowzoo.registry import MODELS
 from flowzoo.seeding import initialisation
 
-# As it is before a backend of ours is imported; see `_zuko.py`.
-DISTRIBUTION_CHECKS: bool = torch.distributions.Distribution._validate_args
-
 
 class ModelConfig(Protocol):
     """What a model's file registers: a frozen dataclass of its options with this interface."""

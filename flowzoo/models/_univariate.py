@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform, constraints
+
+from flowzoo.models import _quiet_zuko  # noqa: F401
+
+# isort: split
 from zuko.transforms import (
     AdditiveTransform,
     BoundedBernsteinTransform,

@@ -19,7 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
+from torch.distributions import Transform
+
+from flowzoo.models import _quiet_zuko  # noqa: F401
+
+# isort: split
 from zuko import flows
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.flows.coupling import GeneralCouplingTransform
@@ -44,7 +48,6 @@ from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
 from flowzoo.layers.autoregressive import invert
 from flowzoo.layers.monotone import inverse
-from flowzoo.models import DISTRIBUTION_CHECKS
 from flowzoo.models._univariate import (
     AsinhTransform,
     LogSpaceGaussianization,
@@ -53,10 +56,6 @@ from flowzoo.models._univariate import (
 )
 
 __all__ = ["AdditiveTransform", "DiagonalScale", "ZukoFlow", "coupling", "flows"]
-
-# Importing zuko switches off the argument checks of torch's distributions in the whole process. They are not ours to
-# switch: put back what was there when this package was imported.
-Distribution.set_default_validate_args(DISTRIBUTION_CHECKS)
 
 
 class ZukoFlow(ConditionalFlow):
@@ -208,6 +207,11 @@ def coupling(features: int, context: int, steps: int, **kwargs: Any) -> list[Laz
 def _repaired(lazy: LazyTransform) -> LazyTransform:
     if isinstance(lazy, UnconditionalTransform) and lazy.f is SoftclipTransform:
         return UnconditionalTransform(DependentTransform, AsinhTransform(lazy.bound), 1)
+    if isinstance(lazy, ElementWiseTransform) and hasattr(lazy, "phi"):
+        # Without a context zuko draws the parameters from N(0, 1): several of those make a wild flow to start from.
+        with torch.no_grad():
+            for phi in lazy.phi:
+                phi.mul_(0.1)
     if isinstance(lazy, ElementWiseTransform | MaskedAutoregressiveTransform):
         univariate = lazy.univariate
         if univariate is GaussianizationTransform:

@@ -180,7 +180,7 @@ def test_sampling_that_is_too_dear_is_skipped_and_says_so(plan: Plan, tmp_path: 
 
 def test_fewer_draws_than_test_events_are_a_note(plan: Plan, tmp_path: Path) -> None:
     done = run_cell(plan(draws=20)[0], tmp_path)
-    assert "sample statistics from 20 draws, at the first 20 of 60 test events" in done.notes
+    assert "sample statistics from 20 draws, at 20 of 60 test events" in done.notes
 
 
 def test_record_says_where_its_numbers_come_from(plan: Plan, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_default_is_as_many_levels_as_the_size_allows_up_to_three(event, levels)
         ((1, 7, 8), {}, r"cannot squeeze 7 x 8 pixels 1 times; height and width must be even"),
         ((1, 8, 8), {"num_levels": 4}, r"cannot squeeze 8 x 8 pixels 4 times; num_levels can be 1 to 3"),
         ((1, 12, 6), {"num_levels": 2}, r"cannot squeeze 12 x 6 pixels 2 times; num_levels can be 1 to 1"),
-        ((1, 8, 8), {"num_levels": 0}, r"num_levels can be 1 to 3"),
+        ((1, 8, 8), {"num_levels": 0}, r"cglow.num_levels: counts must be at least 1; got 0"),
         ((8, 8), {}, r"cglow takes images \(C, H, W\) and vectors \(D,\); got \(8, 8\)"),
     ],
 )
