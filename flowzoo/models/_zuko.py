@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ from flowzoo.models._univariate import (
     shifted_sum_of_squares,
 )
 
-__all__ = ["AdditiveTransform", "DiagonalScale", "ZukoFlow", "coupling", "flows"]
+__all__ = ["AdditiveTransform", "DiagonalScale", "ZukoFlow", "ZukoModel", "coupling", "flows"]
 
 
 class ZukoFlow(ConditionalFlow):
@@ -64,7 +64,7 @@ class ZukoFlow(ConditionalFlow):
     Args:
         event_shape: see ``ConditionalFlow``.
         context_shape: see ``ConditionalFlow``.
-        make: ``make(features=D, context=C)`` gives a zuko flow, or a list of lazy transforms.
+        make: ``make(D, C)`` gives a zuko flow, or a list of lazy transforms.
         x_map: see ``ConditionalFlow``.
         context_map: see ``ConditionalFlow``.
         host_sync: why a step of this flow waits for the host, if it does.
@@ -81,7 +81,7 @@ class ZukoFlow(ConditionalFlow):
         host_sync: str | None = None,
     ) -> None:
         super().__init__(event_shape, context_shape, x_map=x_map, context_map=context_map)
-        made = make(features=self.event_shape.numel(), context=self.context_shape.numel())
+        made = make(self.event_shape.numel(), self.context_shape.numel())
         if isinstance(made, flows.Flow):
             transform = made.transform
             made = getattr(transform, "transforms", [transform])
@@ -118,6 +118,33 @@ class ZukoFlow(ConditionalFlow):
 
     def _context(self, c: Tensor) -> Tensor | None:
         return c.flatten(1) if self.context_shape.numel() else None
+
+
+class ZukoModel:
+    """What the configs of zuko's models share; each says with ``make`` which transforms it is."""
+
+    backend: ClassVar[str] = "zuko"
+    events: ClassVar[str] = "any (flattened)"
+    contexts: ClassVar[str] = "any (flattened)"
+    host_sync: ClassVar[str | None] = None
+    flow_class: ClassVar[type[ZukoFlow]] = ZukoFlow
+
+    def make(self, features: int, context: int) -> Any:
+        """A zuko flow, or a list of lazy transforms, over ``features`` numbers given ``context`` numbers."""
+        raise NotImplementedError
+
+    def build(
+        self,
+        event_shape: Sequence[int],
+        context_shape: Sequence[int],
+        *,
+        x_map: Bijector | None = None,
+        context_map: Bijector | None = None,
+    ) -> ConditionalFlow:
+        """See ``flowzoo.models.ModelConfig``."""
+        return self.flow_class(
+            event_shape, context_shape, self.make, x_map=x_map, context_map=context_map, host_sync=self.host_sync
+        )
 
 
 def _undo(lazy: LazyTransform, c: Tensor | None, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,93 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from flowzoo.bijectors import Bijector
-from flowzoo.flow import ConditionalFlow
-from flowzoo.models._zuko import ZukoFlow, flows
+from flowzoo.models._zuko import ZukoFlow, ZukoModel, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
-
-
-@MODELS.register
-@dataclass(frozen=True)
-class FFJORD:
-    r"""The flow of an ordinary differential equation :math:`\dot u = g(u, t, c)`, with the exact trace.
-
-    .. math:: \log\lvert\det\rvert = \int_0^1 \mathrm{tr}\, \frac{\partial g}{\partial u}\, dt
-
-    Grathwohl et al. 2019, arXiv:1810.01367, section 3, whose trace estimator is replaced by the exact trace, so that
-    a log-density is a number and not a random variable; the price grows with D. zuko calls it CNF.
-
-    Args:
-        hidden_features: widths of the network g; an int is two equal layers.
-        num_freqs: frequencies of the embedding of time.
-        atol: absolute tolerance of the adaptive solver.
-        rtol: relative tolerance.
-    """
-
-    hidden_features: int | tuple[int, ...] = (64, 64)
-    num_freqs: int = 3
-    atol: float = 1e-5
-    rtol: float = 1e-4
-
-    family: ClassVar[str] = "continuous"
-    backend: ClassVar[str] = "zuko"
-    events: ClassVar[str] = "vectors of up to 256 (flattened)"
-    contexts: ClassVar[str] = "any (flattened)"
-    inverse: ClassVar[str] = "one ODE, as the density"
-    paper: ClassVar[str] = "Grathwohl et al. 2019, arXiv:1810.01367"
-
-    # The error of the ODE solver stands where other flows have rounding; its steps are chosen by the worst event of
-    # a batch, so an event's score depends on its company within that error.
-    conformance: ClassVar[dict[str, Any]] = {"tolerance": 1e-2}
-
-    max_features: ClassVar[int] = 256  # the exact trace takes D backward passes per evaluation
-
-    def build(
-        self,
-        event_shape: Sequence[int],
-        context_shape: Sequence[int],
-        *,
-        x_map: Bijector | None = None,
-        context_map: Bijector | None = None,
-    ) -> ConditionalFlow:
-        """See ``flowzoo.models.ModelConfig``."""
-
-        def make(features: int, context: int) -> Any:
-            if features > self.max_features:
-                raise ValueError(
-                    f"ffjord takes events of at most {self.max_features} numbers, because its exact trace costs one "
-                    f"backward pass for each; got {features}"
-                )
-            return flows.CNF(
-                features,
-                context,
-                freqs=self.num_freqs,
-                hidden_features=widths(self.hidden_features),
-                atol=self.atol,
-                rtol=self.rtol,
-            )
-
-        return _Continuous(
-            event_shape,
-            context_shape,
-            make,
-            x_map=x_map,
-            context_map=context_map,
-            host_sync="the adaptive step of the ODE solver is chosen on the host",
-        )
-
-    @classmethod
-    def suggest(cls, trial: Any) -> FFJORD:
-        """Width."""
-        return cls(hidden_features=trial.suggest_categorical("hidden_features", [32, 64, 128, 256]))
 
 
 class _Continuous(ZukoFlow):
@@ -113,3 +36,60 @@ def _finite_rows(
 
 def _masked(t: Tensor, good: Tensor, fill: float) -> Tensor:
     return torch.where(good.reshape(-1, *(1,) * (t.ndim - 1)), t, fill)
+
+
+@MODELS.register
+@dataclass(frozen=True)
+class FFJORD(ZukoModel):
+    r"""The flow of an ordinary differential equation :math:`\dot u = g(u, t, c)`, with the exact trace.
+
+    .. math:: \log\lvert\det\rvert = \int_0^1 \mathrm{tr}\, \frac{\partial g}{\partial u}\, dt
+
+    Grathwohl et al. 2019, arXiv:1810.01367, section 3, whose trace estimator is replaced by the exact trace, so that
+    a log-density is a number and not a random variable; the price grows with D. zuko calls it CNF.
+
+    Args:
+        hidden_features: widths of the network g; an int is two equal layers.
+        num_freqs: frequencies of the embedding of time.
+        atol: absolute tolerance of the adaptive solver.
+        rtol: relative tolerance.
+    """
+
+    hidden_features: int | tuple[int, ...] = (64, 64)
+    num_freqs: int = 3
+    atol: float = 1e-5
+    rtol: float = 1e-4
+
+    family: ClassVar[str] = "continuous"
+    events: ClassVar[str] = "vectors of up to 256 (flattened)"
+    inverse: ClassVar[str] = "one ODE, as the density"
+    host_sync: ClassVar[str | None] = "the adaptive step of the ODE solver is chosen on the host"
+    paper: ClassVar[str] = "Grathwohl et al. 2019, arXiv:1810.01367"
+
+    # The error of the ODE solver stands where other flows have rounding; its steps are chosen by the worst event of
+    # a batch, so an event's score depends on its company within that error.
+    conformance: ClassVar[dict[str, Any]] = {"tolerance": 1e-2}
+
+    flow_class: ClassVar[type[ZukoFlow]] = _Continuous
+    max_features: ClassVar[int] = 256  # the exact trace takes D backward passes per evaluation
+
+    def make(self, features: int, context: int) -> Any:
+        """zuko's transforms; see ``ZukoModel``."""
+        if features > self.max_features:
+            raise ValueError(
+                f"ffjord takes events of at most {self.max_features} numbers, because its exact trace costs one "
+                f"backward pass for each; got {features}"
+            )
+        return flows.CNF(
+            features,
+            context,
+            freqs=self.num_freqs,
+            hidden_features=widths(self.hidden_features),
+            atol=self.atol,
+            rtol=self.rtol,
+        )
+
+    @classmethod
+    def suggest(cls, trial: Any) -> FFJORD:
+        """Width."""
+        return cls(hidden_features=trial.suggest_categorical("hidden_features", [32, 64, 128, 256]))

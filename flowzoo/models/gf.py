@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from flowzoo.bijectors import Bijector
-from flowzoo.flow import ConditionalFlow
-from flowzoo.models._zuko import ZukoFlow, flows
+from flowzoo.models._zuko import ZukoModel, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
-
-# matrix_exp of the rotations chooses its order by a norm that it reads on the host
-_HOST_SYNC = "torch.linalg.matrix_exp of the rotations"
 
 
 @MODELS.register
 @dataclass(frozen=True)
-class GF:
+class GF(ZukoModel):
     r"""Elementwise mixtures of normal CDFs given the context, and learned rotations between them.
 
     .. math:: z_i = \Phi^{-1}\Bigl(\frac1K \sum_k \Phi(s_{ik}(c)\, x_i + b_{ik}(c))\Bigr)
@@ -36,28 +30,16 @@ class GF:
     components: int = 8
 
     family: ClassVar[str] = "Gaussianization"
-    backend: ClassVar[str] = "zuko"
-    events: ClassVar[str] = "any (flattened)"
-    contexts: ClassVar[str] = "any (flattened)"
     inverse: ClassVar[str] = "one pass, bisected"
+    # matrix_exp of the rotations chooses its order by a norm that it reads on the host
+    host_sync: ClassVar[str | None] = "torch.linalg.matrix_exp of the rotations"
     paper: ClassVar[str] = "Meng et al. 2020, arXiv:2003.01941"
 
-    def build(
-        self,
-        event_shape: Sequence[int],
-        context_shape: Sequence[int],
-        *,
-        x_map: Bijector | None = None,
-        context_map: Bijector | None = None,
-    ) -> ConditionalFlow:
-        """See ``flowzoo.models.ModelConfig``."""
-
-        def make(features: int, context: int) -> Any:
-            # without a context there is no network, and zuko refuses its options
-            options = {"hidden_features": widths(self.hidden_features)} if context else {}
-            return flows.GF(features, context, transforms=self.num_steps, components=self.components, **options)
-
-        return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map, host_sync=_HOST_SYNC)
+    def make(self, features: int, context: int) -> Any:
+        """zuko's transforms; see ``ZukoModel``."""
+        # without a context there is no network, and zuko refuses its options
+        options = {"hidden_features": widths(self.hidden_features)} if context else {}
+        return flows.GF(features, context, transforms=self.num_steps, components=self.components, **options)
 
     @classmethod
     def suggest(cls, trial: Any) -> GF:

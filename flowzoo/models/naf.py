@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from flowzoo.bijectors import Bijector
-from flowzoo.flow import ConditionalFlow
-from flowzoo.models._zuko import ZukoFlow, flows
+from flowzoo.models._zuko import ZukoModel, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
 
 @MODELS.register
 @dataclass(frozen=True)
-class NAF:
+class NAF(ZukoModel):
     r"""Autoregressive transforms by small monotone networks, one per feature, steered by the masked one.
 
     Huang, Krueger, Lacoste and Courville 2018, arXiv:1804.00779, section 3. Between the transforms stands an asinh
@@ -34,9 +31,6 @@ class NAF:
     monotone_features: tuple[int, ...] = (64, 64)
 
     family: ClassVar[str] = "autoregressive, neural"
-    backend: ClassVar[str] = "zuko"
-    events: ClassVar[str] = "any (flattened)"
-    contexts: ClassVar[str] = "any (flattened)"
     inverse: ClassVar[str] = "D network passes a transform, each bisected"
     paper: ClassVar[str] = "Huang et al. 2018, arXiv:1804.00779"
 
@@ -44,27 +38,16 @@ class NAF:
         "starts_near_the_data": "zuko's monotone networks start with slopes of their own; a few steps bring them home"
     }
 
-    def build(
-        self,
-        event_shape: Sequence[int],
-        context_shape: Sequence[int],
-        *,
-        x_map: Bijector | None = None,
-        context_map: Bijector | None = None,
-    ) -> ConditionalFlow:
-        """See ``flowzoo.models.ModelConfig``."""
-
-        def make(features: int, context: int) -> Any:
-            return flows.NAF(
-                features,
-                context,
-                transforms=self.num_steps,
-                hidden_features=widths(self.hidden_features),
-                signal=self.signal,
-                network={"hidden_features": self.monotone_features},
-            )
-
-        return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)
+    def make(self, features: int, context: int) -> Any:
+        """zuko's transforms; see ``ZukoModel``."""
+        return flows.NAF(
+            features,
+            context,
+            transforms=self.num_steps,
+            hidden_features=widths(self.hidden_features),
+            signal=self.signal,
+            network={"hidden_features": self.monotone_features},
+        )
 
     @classmethod
     def suggest(cls, trial: Any) -> NAF:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from flowzoo.bijectors import Bijector
-from flowzoo.flow import ConditionalFlow
-from flowzoo.models._zuko import AdditiveTransform, DiagonalScale, ZukoFlow, coupling
+from flowzoo.models._zuko import AdditiveTransform, DiagonalScale, ZukoModel, coupling
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
 
 @MODELS.register
 @dataclass(frozen=True)
-class NICE:
+class NICE(ZukoModel):
     r"""Additive couplings :math:`z_b = x_b + t(x_a, c)`, volume-preserving, and one learned diagonal scale on top.
 
     Dinh, Krueger and Bengio 2015, arXiv:1410.8516, sections 3.2 and 3.3. zuko's class of this name is affine (see
@@ -30,28 +27,14 @@ class NICE:
     hidden_features: int | tuple[int, ...] = (128, 128)
 
     family: ClassVar[str] = "coupling, additive"
-    backend: ClassVar[str] = "zuko"
-    events: ClassVar[str] = "any (flattened)"
-    contexts: ClassVar[str] = "any (flattened)"
     inverse: ClassVar[str] = "closed form, one pass"
     paper: ClassVar[str] = "Dinh et al. 2015, arXiv:1410.8516"
 
-    def build(
-        self,
-        event_shape: Sequence[int],
-        context_shape: Sequence[int],
-        *,
-        x_map: Bijector | None = None,
-        context_map: Bijector | None = None,
-    ) -> ConditionalFlow:
-        """See ``flowzoo.models.ModelConfig``."""
-
-        def make(features: int, context: int) -> Any:
-            hidden = {"hidden_features": widths(self.hidden_features)} if features > 1 or context else {}
-            additive = coupling(features, context, self.num_steps, univariate=AdditiveTransform, shapes=[()], **hidden)
-            return [*additive, DiagonalScale(features)]
-
-        return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)
+    def make(self, features: int, context: int) -> Any:
+        """zuko's transforms; see ``ZukoModel``."""
+        hidden = {"hidden_features": widths(self.hidden_features)} if features > 1 or context else {}
+        additive = coupling(features, context, self.num_steps, univariate=AdditiveTransform, shapes=[()], **hidden)
+        return [*additive, DiagonalScale(features)]
 
     @classmethod
     def suggest(cls, trial: Any) -> NICE:

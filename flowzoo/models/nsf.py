@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from flowzoo.bijectors import Bijector
-from flowzoo.flow import ConditionalFlow
-from flowzoo.models._zuko import ZukoFlow, flows
+from flowzoo.models._zuko import ZukoModel, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
 
 @MODELS.register
 @dataclass(frozen=True)
-class NSF:
+class NSF(ZukoModel):
     r"""Autoregressive rational-quadratic splines on [-5, 5], the identity outside.
 
     Durkan, Bekasov, Murray and Papamakarios 2019, arXiv:1906.04032, section 3 (RQ-NSF (AR), without the linear layers
@@ -32,32 +29,18 @@ class NSF:
     num_bins: int = 8
 
     family: ClassVar[str] = "autoregressive, spline"
-    backend: ClassVar[str] = "zuko"
-    events: ClassVar[str] = "any (flattened)"
-    contexts: ClassVar[str] = "any (flattened)"
     inverse: ClassVar[str] = "D network passes a transform"
     paper: ClassVar[str] = "Durkan et al. 2019, arXiv:1906.04032"
 
-    def build(
-        self,
-        event_shape: Sequence[int],
-        context_shape: Sequence[int],
-        *,
-        x_map: Bijector | None = None,
-        context_map: Bijector | None = None,
-    ) -> ConditionalFlow:
-        """See ``flowzoo.models.ModelConfig``."""
-
-        def make(features: int, context: int) -> Any:
-            return flows.NSF(
-                features,
-                context,
-                transforms=self.num_steps,
-                hidden_features=widths(self.hidden_features),
-                bins=self.num_bins,
-            )
-
-        return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)
+    def make(self, features: int, context: int) -> Any:
+        """zuko's transforms; see ``ZukoModel``."""
+        return flows.NSF(
+            features,
+            context,
+            transforms=self.num_steps,
+            hidden_features=widths(self.hidden_features),
+            bins=self.num_bins,
+        )
 
     @classmethod
     def suggest(cls, trial: Any) -> NSF:

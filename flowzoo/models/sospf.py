@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from flowzoo.bijectors import Bijector
-from flowzoo.flow import ConditionalFlow
-from flowzoo.models._zuko import ZukoFlow, flows
+from flowzoo.models._zuko import ZukoModel, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 
 
 @MODELS.register
 @dataclass(frozen=True)
-class SOSPF:
+class SOSPF(ZukoModel):
     r"""Autoregressive integrals of sums of squares of polynomials, which are increasing by construction.
 
     .. math:: z_i = t_i + \int_0^{x_i} \frac1K \sum_k \Bigl(1 + \sum_d a_{ikd}\, (u / 10)^d\Bigr)^2 du
@@ -36,33 +33,19 @@ class SOSPF:
     polynomials: int = 3
 
     family: ClassVar[str] = "autoregressive, polynomial"
-    backend: ClassVar[str] = "zuko"
-    events: ClassVar[str] = "any (flattened)"
-    contexts: ClassVar[str] = "any (flattened)"
     inverse: ClassVar[str] = "D network passes a transform, each bisected"
     paper: ClassVar[str] = "Jaini et al. 2019, arXiv:1905.02325"
 
-    def build(
-        self,
-        event_shape: Sequence[int],
-        context_shape: Sequence[int],
-        *,
-        x_map: Bijector | None = None,
-        context_map: Bijector | None = None,
-    ) -> ConditionalFlow:
-        """See ``flowzoo.models.ModelConfig``."""
-
-        def make(features: int, context: int) -> Any:
-            return flows.SOSPF(
-                features,
-                context,
-                transforms=self.num_steps,
-                hidden_features=widths(self.hidden_features),
-                degree=self.degree,
-                polynomials=self.polynomials,
-            )
-
-        return ZukoFlow(event_shape, context_shape, make, x_map=x_map, context_map=context_map)
+    def make(self, features: int, context: int) -> Any:
+        """zuko's transforms; see ``ZukoModel``."""
+        return flows.SOSPF(
+            features,
+            context,
+            transforms=self.num_steps,
+            hidden_features=widths(self.hidden_features),
+            degree=self.degree,
+            polynomials=self.polynomials,
+        )
 
     @classmethod
     def suggest(cls, trial: Any) -> SOSPF:
