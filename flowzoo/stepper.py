@@ -68,6 +68,7 @@ class Stepper:
         # the same tensors, without their gradients: for in-place arithmetic
         self.weights = [p.detach() for p in self.parameters]
         self.averages = [w.clone() for w in self.weights]
+        self.rate = config.lr
         self.count = 0
         self.epoch_start = self.order.get_state()
         self.permutation: Tensor | None = None
@@ -108,6 +109,7 @@ class Stepper:
 
     def set_rate(self, rate: float) -> None:
         """Change the learning rate."""
+        self.rate = rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 

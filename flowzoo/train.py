@@ -256,14 +256,14 @@ class _Trainer:
         since = state.step - self._validated()
         train_nll = self.stepper.take_loss() / since if since else nll
         if finite:
-            row = {"step": state.step, "train_nll": train_nll, "validation_nll": nll, "lr": self._rate()}
+            row = {"step": state.step, "train_nll": train_nll, "validation_nll": nll, "lr": self.stepper.rate}
             state.history.append(row)
         if better:
             # Infinite at the start: the first finite validation is better.
             state.best, state.best_step, state.stale = nll if finite else math.inf, state.step, 0
         else:
             state.stale += 1
-            if state.stale % max(1, config.patience // 2) == 0:
+            if config.patience and state.stale % max(1, config.patience // 2) == 0:
                 state.shrink /= 2
         return "" if finite else f"the validation NLL was {nll} at step {state.step}"
 

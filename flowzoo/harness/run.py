@@ -86,7 +86,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
             done = Record(**common, status="failed", reason=reason, metrics=metrics)
             record.save(done, folder / "cells")
         else:
-            found = evaluate(flow, cell)
+            found = evaluate_flow(flow, splits, cell.seed, cell.bench)
             metrics |= found.metrics
             peak = memory.read()
             if peak is not None:
@@ -127,11 +127,6 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
         },
         fit={"status": result.status, "reason": result.reason, "history": result.history},
     )
-
-
-def evaluate(flow: ConditionalFlow, cell: Cell) -> Evaluated:
-    """Every metric of a trained flow on the test split of its cell."""
-    return evaluate_flow(flow, cell.source.splits, cell.seed, cell.bench)
 
 
 @torch.no_grad()

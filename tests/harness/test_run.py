@@ -129,7 +129,7 @@ def test_what_fails_after_the_training_does_not_train_again(
     real = train.Stepper.step
     monkeypatch.setattr(train.Stepper, "step", lambda self: (steps.append(1), real(self))[1])
     with monkeypatch.context() as patch:
-        patch.setattr(run, "evaluate", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        patch.setattr(run, "evaluate_flow", lambda *_: (_ for _ in ()).throw(MemoryError()))
         assert run_cell(cell, tmp_path).reason == "MemoryError"
     assert state_path(cell, tmp_path).exists()
     assert len(steps) == 20
