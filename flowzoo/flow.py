@@ -62,8 +62,6 @@ class ConditionalFlow(nn.Module):
 
     #: how many training events ``initialize`` is shown; None: all of them
     init_events: ClassVar[int | None] = 4096
-    #: why a training step of this model has to wait for the host, or None if it does not
-    host_sync: ClassVar[str | None] = None
     #: network passes that must follow one another to draw an event
     sequential_passes: int = 1
     #: numbers per chunk when no gradient is wanted: bounds the memory of sampling and scoring

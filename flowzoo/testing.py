@@ -39,6 +39,10 @@ TOLERANCE = 1e-4
 TRAINING_STEPS = 60
 
 
+class NotApplicable(Exception):
+    """A check declines a model that it has nothing to say of, with the reason; it is neither passed nor failed."""
+
+
 @dataclass(frozen=True)
 class Case:
     """What a check is run on: a model with small options, and shapes that it takes.
@@ -110,7 +114,7 @@ def case_of(name: str) -> Case:
 
 
 def check_starts_near_the_data(case: Case) -> None:
-    """A fresh flow scores standard-normal data within 3 nats a dimension of the truth: training starts near home."""
+    """A fresh flow scores standard-normal data within 1.5 nats a dimension of the truth: training starts near home."""
     for event in {case.event, case.line or case.event}:
         for context in {case.context, (0,)}:
             source = generator(17, "start")
@@ -119,7 +123,7 @@ def check_starts_near_the_data(case: Case) -> None:
             flow.initialize(x, c)
             with torch.no_grad():
                 excess = float((torch.distributions.Normal(0.0, 1.0).log_prob(x).sum() - flow(x, c).sum()) / x.numel())
-            if not excess < 3:
+            if not excess < 1.5:
                 raise AssertionError(f"a fresh flow over {event} given {context} is {excess:.1f} nats a dimension off")
 
 
@@ -166,7 +170,7 @@ def check_round_trip(case: Case) -> None:
 def check_integrates_to_one_in_1d(case: Case) -> None:
     """The integral of q over the line is one."""
     if case.line is None:
-        return
+        raise NotApplicable("it takes no event of one dimension")
     flow = case.build(event=case.line).double()
     x = torch.linspace(-40, 40, 40_001, dtype=torch.float64).reshape(-1, *case.line)
     for c in torch.randn(2, *flow.context_shape, generator=generator(3, "c")).double():
@@ -178,7 +182,7 @@ def check_integrates_to_one_in_1d(case: Case) -> None:
 def check_integrates_to_one_in_2d(case: Case) -> None:
     """The integral of q over the plane is one, by self-normalised draws of a wide Student proposal on a grid."""
     if case.plane is None:
-        return
+        raise NotApplicable("it takes no event of two dimensions")
     flow = case.build(event=case.plane)
     # u = sinh(t) maps a uniform grid to one that is dense at the centre and reaches far out
     t = torch.linspace(-4.5, 4.5, 451)
@@ -329,7 +333,7 @@ def check_gradients_flow(case: Case) -> None:
     x, c = inputs(flow, 30, generator(15, "x"))
     parameters = dict(flow.named_parameters())
     if not parameters:
-        return
+        raise NotApplicable("it has nothing to train")
     (-flow(x, c).mean()).backward()
     dead = [name for name, p in parameters.items() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
     if dead:
@@ -343,8 +347,8 @@ def check_gradients_flow(case: Case) -> None:
 def check_step_does_not_wait(case: Case) -> None:
     """Scoring and its gradient read nothing back to the host, so a GPU's queue never drains in a step."""
     flow = case.build().train()
-    if not any(p.requires_grad for p in flow.parameters()) or flow.host_sync is not None:
-        return
+    if not any(p.requires_grad for p in flow.parameters()):
+        raise NotApplicable("it has nothing to train")
     x, c = inputs(flow, 16, generator(16, "x"))
     with NoHostSync():
         (-flow(x, c).mean()).backward()
@@ -391,7 +395,8 @@ def check_flow(name: str) -> dict[str, str]:
         name: registered, by a file of the zoo or by an entry point.
 
     Returns:
-        The checks that were not run because the model declares that it cannot pass them, with the reasons.
+        The checks that say nothing of the model, because it declares that it cannot pass them or because they do not
+        apply to it, with the reasons.
 
     Raises:
         AssertionError: with the check and the figure that failed.
@@ -402,8 +407,12 @@ def check_flow(name: str) -> dict[str, str]:
     if unknown:
         raise ValueError(f"{name} is exempt from unknown checks {sorted(unknown)}; known are {', '.join(CHECKS)}")
     for check, function in CHECKS.items():
-        if check not in excused:
+        if check in excused:
+            continue
+        try:
             function(case)
+        except NotApplicable as reason:
+            excused[check] = str(reason)
     return excused
 
 

@@ -108,7 +108,7 @@ def bench(
     models = [models] if isinstance(models, str) else models
     chosen = models if isinstance(models, Mapping) else {name: {} for name in models}
     cells = make_plan(sources, chosen, configs.make(FitConfig, train or {}, "train"), config)
-    return execute(cells, out or config.out, command=command, show=show)
+    return execute(cells, out, command=command, show=show)
 
 
 def execute(

@@ -40,8 +40,7 @@ class BenchConfig:
             where it stopped.
         device: ``auto`` takes the first GPU if there is one.
         threads: of torch on the CPU. One by default: small flows gain little from more, and where another process
-            wants the cores, threads that wait for one another were measured 28 times slower (cglow on digits, two
-            threads, two cores, one other process).
+            wants the cores, threads that wait for one another are many times slower than one.
         draws: events drawn for the sample statistics, at most one per test context.
         max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
             (a count and not a time, so that the same command gives the same table).

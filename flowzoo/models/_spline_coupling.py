@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,17 @@ class SplineCouplingConfig:
     num_blocks: int = 2
     num_bins: int = 8
     tail_bound: float = 5.0
+
+    family: ClassVar[str] = "coupling, spline"
+    events: ClassVar[str] = "vectors of 2 or more; images flattened"
+    contexts: ClassVar[str] = "any; flattened"
+    inverse: ClassVar[str] = "closed form, one pass"
+    paper: ClassVar[str] = "Durkan et al. 2019, arXiv:1906.04032"
+
+    conformance: ClassVar[dict[str, object]] = {"line": None}  # a coupling has two parts
+    exempt: ClassVar[dict[str, str]] = {
+        "step_does_not_wait": "its splines select the events inside the tails by a boolean mask, and wait for the count"
+    }
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "hidden_features", "num_blocks"):
@@ -86,8 +97,6 @@ class SplineCouplingFlow(ConditionalFlow):
         context_map: see ``ConditionalFlow``.
     """
 
-    host_sync = "its splines select the events inside the tails with a boolean mask, and so wait for the count"
-
     def __init__(
         self,
         transform: nn.Module,
@@ -101,14 +110,10 @@ class SplineCouplingFlow(ConditionalFlow):
         self.transform = transform
 
     def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        if len(u) == 0:  # the backends reshape to -1, which is ambiguous without events
-            return u, u.new_zeros(0)
         z, log_det = self.transform(u.flatten(1), self._flat(c))
         return z.reshape(u.shape), log_det
 
     def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        if len(z) == 0:
-            return z, z.new_zeros(0)
         flat, context = z.flatten(1), self._flat(c)
         # The backends assert over the whole batch, so one NaN would take every other draw with it.
         good = torch.isfinite(flat).all(1)

@@ -67,7 +67,6 @@ class ZukoFlow(ConditionalFlow):
         make: ``make(D, C)`` gives a zuko flow, or a list of lazy transforms.
         x_map: see ``ConditionalFlow``.
         context_map: see ``ConditionalFlow``.
-        host_sync: why a step of this flow waits for the host, if it does.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class ZukoFlow(ConditionalFlow):
         *,
         x_map: Bijector | None = None,
         context_map: Bijector | None = None,
-        host_sync: str | None = None,
     ) -> None:
         super().__init__(event_shape, context_shape, x_map=x_map, context_map=context_map)
         made = make(self.event_shape.numel(), self.context_shape.numel())
@@ -87,8 +85,6 @@ class ZukoFlow(ConditionalFlow):
             made = getattr(transform, "transforms", [transform])
         self.transforms = nn.ModuleList(_repaired(t) for t in made)
         self.sequential_passes = sum(getattr(t, "passes", 1) for t in self.transforms)
-        if host_sync is not None:
-            self.host_sync = host_sync  # type: ignore[misc]
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ZukoFlow:
@@ -126,7 +122,6 @@ class ZukoModel:
     backend: ClassVar[str] = "zuko"
     events: ClassVar[str] = "any (flattened)"
     contexts: ClassVar[str] = "any (flattened)"
-    host_sync: ClassVar[str | None] = None
     flow_class: ClassVar[type[ZukoFlow]] = ZukoFlow
 
     def make(self, features: int, context: int) -> Any:
@@ -142,9 +137,7 @@ class ZukoModel:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
-        return self.flow_class(
-            event_shape, context_shape, self.make, x_map=x_map, context_map=context_map, host_sync=self.host_sync
-        )
+        return self.flow_class(event_shape, context_shape, self.make, x_map=x_map, context_map=context_map)
 
 
 def _undo(lazy: LazyTransform, c: Tensor | None, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,14 +23,7 @@ class NflowsNSF(SplineCouplingConfig):
     ``normflows-nsf`` has those. The options are those of ``SplineCouplingConfig``.
     """
 
-    family: ClassVar[str] = "coupling, spline"
     backend: ClassVar[str] = "nflows 0.14"
-    events: ClassVar[str] = "vectors of 2 or more; images flattened"
-    contexts: ClassVar[str] = "any; flattened"
-    inverse: ClassVar[str] = "closed form, one pass"
-    paper: ClassVar[str] = "Durkan et al. 2019, arXiv:1906.04032"
-
-    conformance: ClassVar[dict[str, object]] = {"line": None}  # a coupling has two parts
 
     def build(
         self,

@@ -24,14 +24,7 @@ class NormflowsNSF(SplineCouplingConfig):
     through a spline of its own. The options are those of ``SplineCouplingConfig``.
     """
 
-    family: ClassVar[str] = "coupling, spline"
     backend: ClassVar[str] = "normflows 1.7"
-    events: ClassVar[str] = "vectors of 2 or more; images flattened"
-    contexts: ClassVar[str] = "any; flattened"
-    inverse: ClassVar[str] = "closed form, one pass"
-    paper: ClassVar[str] = "Durkan et al. 2019, arXiv:1906.04032"
-
-    conformance: ClassVar[dict[str, object]] = {"line": None}  # a coupling has two parts
 
     def build(
         self,
