@@ -102,6 +102,10 @@ class ConditionalFlow(nn.Module):
     def _initialize(self, u: Tensor, c: Tensor) -> None:
         """Data-dependent initialisation; nothing by default."""
 
+    def regularization(self) -> Tensor | None:
+        """What is added to the training loss beside the mean NLL (never to ``log_prob``); None by default."""
+        return None
+
     # -- what a user calls ----------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Padding = Literal["zeros", "circular", "reflect"]
+
+
+class Context(NamedTuple):
+    """What the layers of an image flow are given.
+
+    Args:
+        vector: ``(N, D)``, D may be 0.
+        image: ``(N, F, H, W)``, features of an image context at the resolution of the layer, or None.
+    """
+
+    vector: Tensor
+    image: Tensor | None = None
+
+
+Given = Tensor | Context
+
+
+def vector_of(c: Given) -> Tensor:
+    """The vector part of a context."""
+    return c.vector if isinstance(c, Context) else c
+
+
+def image_of(c: Given) -> Tensor | None:
+    """The image part of a context, if it has one."""
+    return c.image if isinstance(c, Context) else None
 
 
 def zero_(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
@@ -62,9 +88,9 @@ class ContextMLP(nn.Module):
         self.activation = nn.SiLU()
         self.last = zero_(nn.Linear(hidden_features[-1], out_features))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Given) -> Tensor:
         """``(N, in_features)``, ``(N, context_features)`` to ``(N, out_features)``."""
-        h = self.first(x)
+        h, context = self.first(x), vector_of(context)
         if self.inject:
             h = h + self.inject[0](context)
         for i, layer in enumerate(self.hidden, start=1):
@@ -77,15 +103,17 @@ class ContextMLP(nn.Module):
 class ContextConv(nn.Module):
     """Two-input network ``(half, context) -> parameters`` for images: 3x3, 1x1, 3x3, the last zero-initialised.
 
-    The context enters as a per-sample, per-channel bias of both hidden layers, not as a constant image through a
-    convolution, which costs the same as the image itself and says no more.
+    A vector context enters as a per-sample, per-channel bias of both hidden layers, not as a constant image through a
+    convolution, which costs the same as the image itself and says no more. The features of an image context enter at
+    the same places, as a bias per pixel (a 1x1 convolution).
 
     Args:
         in_channels: channels seen.
-        context_features: width of the context, 0 for none.
+        context_features: width of the context's vector, 0 for none.
         out_channels: channels of parameters returned.
         hidden_channels: width of the two hidden layers.
         padding_mode: ``"zeros"``, ``"circular"`` for periodic boxes, or ``"reflect"``.
+        image_features: channels of the context's image, 0 for none.
     """
 
     def __init__(
@@ -96,6 +124,7 @@ class ContextConv(nn.Module):
         hidden_channels: int,
         *,
         padding_mode: Padding = "zeros",
+        image_features: int = 0,
     ) -> None:
         super().__init__()
         self.first = nn.Conv2d(in_channels, hidden_channels, 3, padding=1, padding_mode=padding_mode)
@@ -103,18 +132,83 @@ class ContextConv(nn.Module):
         self.last = nn.Conv2d(hidden_channels, out_channels, 3, padding=1, padding_mode=padding_mode)
         zero_(self.last)
         self.inject = nn.Linear(context_features, 2 * hidden_channels) if context_features else None
+        self.inject_image = nn.Conv2d(image_features, 2 * hidden_channels, 1) if image_features else None
         self.activation = nn.SiLU()
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """``(N, in_channels, H, W)``, ``(N, context_features)`` to ``(N, out_channels, H, W)``."""
-        h, bias = self.first(x), None
-        if self.inject is not None:
-            bias = self.inject(context)[:, :, None, None].chunk(2, dim=1)
-            h = h + bias[0]
+    def forward(self, x: Tensor, context: Given) -> Tensor:
+        """``(N, in_channels, H, W)`` and a context to ``(N, out_channels, H, W)``."""
+        h, second = self.first(x), None
+        for inject, given in ((self.inject, vector_of(context)), (self.inject_image, image_of(context))):
+            if inject is not None:
+                bias = inject(given)
+                bias = (bias[:, :, None, None] if bias.ndim == 2 else bias).chunk(2, dim=1)
+                h, second = h + bias[0], bias[1] if second is None else second + bias[1]
         h = self.second(self.activation(h))
-        if bias is not None:
-            h = h + bias[1]
+        if second is not None:
+            h = h + second
         return self.last(self.activation(h))
+
+
+class ContextPyramid(nn.Module):
+    """Encodes an image context once, into features at the resolution of every level.
+
+    A 3x3 convolution at the resolution at which the image came, then for every level the features are brought to its
+    resolution (means over what is finer, copies of what is coarser) and pass a 3x3 convolution. SRFlow (Lugmayr et al.
+    2020, arXiv:2006.14200, section 3.3) does the same with a pretrained encoder.
+
+    Args:
+        in_channels: of the image.
+        features: channels at each level.
+        sizes: ``(height, width)`` of each level.
+        padding_mode: as in ``ContextConv``.
+    """
+
+    def __init__(
+        self, in_channels: int, features: int, sizes: Sequence[Sequence[int]], *, padding_mode: Padding = "zeros"
+    ) -> None:
+        super().__init__()
+        self.sizes = [(height, width) for height, width in sizes]
+        self.first = nn.Conv2d(in_channels, features, 3, padding=1, padding_mode=padding_mode)
+        self.heads = nn.ModuleList(
+            nn.Conv2d(features, features, 3, padding=1, padding_mode=padding_mode if min(size) > 1 else "zeros")
+            for size in sizes
+        )
+        self.activation = nn.SiLU()
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """``(N, in_channels, H, W)`` to a ``(N, features, h, w)`` for each level."""
+        h = self.activation(self.first(image))
+        found = []
+        for size, head in zip(self.sizes, self.heads, strict=True):
+            finer = h.shape[-2] >= size[0] and h.shape[-1] >= size[1]
+            at_level = F.adaptive_avg_pool2d(h, size) if finer else F.interpolate(h, size, mode="nearest")
+            found.append(self.activation(head(at_level)))
+        return found
+
+
+class Tuned(nn.Module):
+    """Runs a conditioner network in bfloat16 or in channels-last memory; what leaves it is as it would be without.
+
+    Args:
+        net: ``(x, context) -> parameters``.
+        low_precision: autocast to bfloat16 inside the network alone: log-determinants stay in float32.
+        channels_last: keep the pixels of a channel apart and the channels of a pixel together.
+    """
+
+    def __init__(self, net: nn.Module, *, low_precision: bool, channels_last: bool) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload]
+        self.low_precision, self.channels_last = low_precision, channels_last
+
+    def forward(self, x: Tensor, context: Given) -> Tensor:
+        """As the network."""
+        dtype = x.dtype
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        # A flow in float64 was asked for its digits.
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.low_precision and dtype == torch.float32):
+            y = self.net(x, context)
+        return y.to(dtype).contiguous() if self.channels_last else y.to(dtype)
 
 
 class _Constant(nn.Module):

@@ -80,7 +80,8 @@ class Stepper:
         x, context = self.split.batch(self._next_index(), self.noise)
         self.optimizer.zero_grad(set_to_none=True)
         loss = -self.flow(x, context).mean()
-        loss.backward()
+        penalty = self.flow.regularization()
+        (loss if penalty is None else loss + penalty).backward()
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()

@@ -38,6 +38,10 @@ class Data:
         context_units: as ``context_names``.
         levels: for integer data, the values that it can take.
         periodic: axes of an event (0 is the first) along which it is periodic.
+        side: length of an image along its last axis and the unit of that, such as ``(25.0, "Mpc/h")``, from which
+            wavenumbers get their unit.
+        context_image: shape ``(C, H, W)`` of the image that the last C H W columns of a flat context are, where a
+            context is a vector and an image together; the columns before it are the vector.
         augment: symmetries that leave the density unchanged: ``"flip"``, ``"quarter_turn"``, ``"shift"``.
         x_map: unfitted map to network units; None chooses a standardisation (for integer data a logit before it).
         context_map: the same for the context.
@@ -59,6 +63,8 @@ class Data:
     context_units: Sequence[str] = ()
     levels: Levels | None = None
     periodic: Sequence[int] = ()
+    side: tuple[float, str] | None = None
+    context_image: tuple[int, int, int] | None = None
     augment: Sequence[str] = ()
     x_map: Bijector | None = None
     context_map: Bijector | None = None
@@ -99,6 +105,13 @@ class Data:
         for row in (int(self.context_index.min()), int(self.context_index.max())) if count else ():
             if not 0 <= row < len(self.context):
                 raise ValueError(f"context_index points to row {row}; context has {len(self.context)} rows")
+        if self.context_image is not None and (
+            self.context.ndim != 2 or self.context.shape[1] < prod(self.context_image)
+        ):
+            raise ValueError(
+                f"context_image {tuple(self.context_image)} says that the last {prod(self.context_image)} columns of a "
+                f"flat context are an image; context is {tuple(self.context.shape)}"
+            )
         if not self.x.is_floating_point() and self.levels is None:
             raise ValueError(f"x is {self.x.dtype}: integer data must declare levels=(low, step, count)")
 

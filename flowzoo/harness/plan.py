@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.data import Data, DatasetConfig, Splits
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.ensembles import RealEnsembles, real_ensembles
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig
 from flowzoo.record import one_line, stem
@@ -26,6 +27,8 @@ from flowzoo.seeding import generator
 from flowzoo.train import FitConfig
 
 BASELINE = "gaussian"
+# The options of a bench that a cell's figures depend on.
+EVALUATION = ("split_seed", "fractions", "draws", "ensemble_contexts", "ensemble_draws", "max_passes")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class BenchConfig:
         threads: of torch on the CPU. One by default: small flows gain little from more, and where another process
             wants the cores, threads that wait for one another are many times slower than one.
         draws: events drawn for the sample statistics, at most one per test context.
+        ensemble_contexts: held-out contexts at which field statistics are taken, of images.
+        ensemble_draws: draws at each of them, and fresh real events where the dataset can simulate.
         max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
             (a count and not a time, so that the same command gives the same table).
         baseline: add ``gaussian`` to every bench.
@@ -54,6 +59,8 @@ class BenchConfig:
     device: str = "auto"
     threads: int = 1
     draws: int = 1000
+    ensemble_contexts: int = 16
+    ensemble_draws: int = 500
     max_passes: int = 4096
     baseline: bool = True
 
@@ -62,8 +69,9 @@ class BenchConfig:
             raise ValueError(f"threads must be at least 1; got {self.threads}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be different numbers, at least one; got {list(self.seeds)}")
-        if self.draws < 1:
-            raise ValueError(f"draws must be at least 1; got {self.draws}")
+        for name, least in (("draws", 1), ("ensemble_contexts", 1), ("ensemble_draws", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,14 @@ class Source:
     options: Mapping[str, Any]
     splits: Splits
     note: str
+    known: dict[tuple[int, int], RealEnsembles | str] = field(default_factory=dict, compare=False, repr=False)
+
+    def ensembles(self, bench: BenchConfig) -> RealEnsembles | str:
+        """Real events at held-out contexts, made once for all models; or the reason why there are none."""
+        key = (bench.ensemble_contexts, bench.ensemble_draws)
+        if key not in self.known:
+            self.known[key] = real_ensembles(self.splits, *key)
+        return self.known[key]
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,7 @@ class Cell:
     def config(self) -> dict[str, Any]:
         """Every option, as JSON."""
         bench = configs.to_dict(self.bench)
-        evaluation = {key: bench[key] for key in ("split_seed", "fractions", "draws", "max_passes")}
+        evaluation = {key: bench[key] for key in EVALUATION}
         return {
             "data": {"name": self.source.name, **self.source.options},
             "model": {"name": self.name, **configs.to_dict(self.model)},
@@ -206,8 +222,10 @@ def make_plan(
         configure_metric(name, {})
     cells = []
     for source in sources:
-        shapes = source.splits.data.event_shape, source.splits.data.context_shape
-        for model in made:
+        given = source.splits.data
+        shapes = given.event_shape, given.context_shape
+        for config in made:
+            model = models.adapt(config, periodic=given.periodic, context_image=given.context_image)
             try:
                 models.build_from(model, *shapes, generator=generator(0, "plan"))
             except ModuleNotFoundError as error:

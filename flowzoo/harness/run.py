@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from flowzoo import checkpoint, record, train
-from flowzoo.data import Splits
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.ensembles import drawn_ensembles, examples
 from flowzoo.harness.memory import PeakMemory
-from flowzoo.harness.plan import BenchConfig, Cell
+from flowzoo.harness.plan import BenchConfig, Cell, Source
 from flowzoo.metrics import Evaluation, NotComputed, configure
 from flowzoo.record import Record
 from flowzoo.registry import METRICS
@@ -37,7 +37,7 @@ class Evaluated:
 
     metrics: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    scores: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)  # per-event scores, and curves behind the figures
     notes: list[str] = field(default_factory=list)
 
 
@@ -86,7 +86,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
             done = Record(**common, status="failed", reason=reason, metrics=metrics)
             record.save(done, folder / "cells")
         else:
-            found = evaluate_flow(flow, splits, cell.seed, cell.bench)
+            found = evaluate_flow(flow, cell.source, cell.seed, cell.bench)
             metrics |= found.metrics
             peak = memory.read()
             if peak is not None:
@@ -130,22 +130,24 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
 
 
 @torch.no_grad()
-def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: BenchConfig) -> Evaluated:
+def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: BenchConfig) -> Evaluated:
     """Every installed metric, the inverse's error and the cost of sampling, on the test split.
 
     Args:
-        flow: trained, on the device of the splits.
-        splits: whose test part is looked at, once.
+        flow: trained, on the device of the source's splits.
+        source: whose test part is looked at, once.
         seed: of the draws.
         bench: how many draws, and when to skip them.
     """
     flow.eval()
-    test, found = splits.test, Evaluated()
+    splits, found = source.splits, Evaluated()
+    test = splits.test
     x, context = test.fixed, test.context
     scores = flow(x, context)
     found.scores = {"log_prob": scores.double().cpu(), "group": test.groups.cpu()}
     passes = flow.sequential_passes
     samples, why = None, ""
+    ensembles, why_no_ensembles = None, ""
     # A random choice, the same for every model: a catalogue is sorted by galaxy, and its first rows are one galaxy.
     order = torch.randperm(len(x), generator=generator(splits.seed, "draws"))
     rows = order[: bench.draws].to(x.device)
@@ -156,6 +158,7 @@ def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: Bench
         )
         for column in ("sample_seconds_per_1000", "roundtrip_error"):
             found.missing[column] = why
+        why_no_ensembles = why
     else:
         if len(rows) < len(x):
             found.notes.append(f"sample statistics from {len(rows)} draws, at {len(rows)} of {len(x)} test events")
@@ -163,6 +166,13 @@ def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: Bench
         found.metrics["sample_seconds_per_1000"] = seconds / len(rows) * 1000
         some = rows[:ROUNDTRIP_EVENTS]
         found.metrics["roundtrip_error"] = _roundtrip(flow, x[some], context[some], splits.train.fixed)
+        known = source.ensembles(bench)
+        if isinstance(known, str):
+            why_no_ensembles = known
+        else:
+            ensembles = drawn_ensembles(flow, known, bench.ensemble_draws, seed)
+            found.scores |= examples(ensembles)
+            found.notes.append(f"field statistics: {known.note}, {ensembles.drawn.shape[1]} draws at each")
     true = splits.data.true_log_prob
     evaluation = Evaluation(
         x=x,
@@ -177,19 +187,33 @@ def evaluate_flow(flow: ConditionalFlow, splits: Splits, seed: int, bench: Bench
         step=None if test.levels is None else test.levels.step,
         generator=generator(seed, "metrics"),
         rows=rows,
+        ensembles=ensembles,
+        ensembles_missing=why_no_ensembles,
+        side=1.0 if splits.data.side is None else splits.data.side[0],
     )
     for name in METRICS.names():
-        metric = configure(name, {})
-        try:
-            values = metric(evaluation)
-        except NotComputed as reason:
-            values = {}
-            found.missing |= {column.name: str(reason) for column in metric.columns}
-        found.metrics |= values
+        _fill(found, name, evaluation)
     lost = {name: value for name, value in found.metrics.items() if not math.isfinite(value)}
     found.missing |= {name: f"it came out as {value}" for name, value in lost.items()}
     found.metrics = {name: value for name, value in found.metrics.items() if name not in lost}
     return found
+
+
+def _fill(found: Evaluated, name: str, evaluation: Evaluation) -> None:
+    """The columns of one metric, the reasons for those that are empty, and the curves behind them."""
+    metric = configure(name, {})
+    try:
+        values = metric(evaluation)
+    except NotComputed as reason:
+        found.missing |= {column.name: str(reason) for column in metric.columns}
+        return
+    for key, value in values.items():
+        if isinstance(value, Tensor):
+            found.scores[f"{name}.{key}"] = value.cpu()
+        elif isinstance(value, str):
+            found.missing[key] = value
+        else:
+            found.metrics[key] = value
 
 
 def _draw(flow: ConditionalFlow, context: Tensor, seed: int) -> tuple[Tensor, float]:

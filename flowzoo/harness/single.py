@@ -82,4 +82,4 @@ def evaluate_one(
             f"'{name}' has {tuple(shapes[0])} given {tuple(shapes[1])}"
         )
     with cpu_threads(bench.threads):
-        return evaluate_flow(flow, source.splits, int(meta.get("seed", 0)), bench)
+        return evaluate_flow(flow, source, int(meta.get("seed", 0)), bench)

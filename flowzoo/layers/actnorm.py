@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from flowzoo.nets import mlp
+from flowzoo.nets import Given, image_of, mlp, vector_of, zero_
 
 
 class ActNorm(nn.Module):
@@ -41,34 +41,51 @@ class ActNorm(nn.Module):
             self.net = mlp(context_features, 2 * channels, hidden_features, zero_init=True)
 
     @torch.no_grad()
-    def initialize(self, x: Tensor, c: Tensor) -> None:
+    def initialize(self, x: Tensor, c: Given) -> None:
         """Set mean and scale from a batch, over everything but the channels."""
         over = [0, *range(2, x.ndim)]
         self.mean.copy_(x.mean(over))
         self.log_scale.copy_(x.std(over, correction=0).clamp_min(1e-6).log())
 
-    def to_latent(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def to_latent(self, x: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """Normalise, then scale and shift by the context."""
+        return self._transform(x, self._conditional(c))
+
+    def to_data(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor]:
+        """The inverse."""
+        return self._restore(y, self._conditional(c))
+
+    def recompute(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor, Tensor]:
+        """From the output: the input, a leaf that requires gradient, and output and log|det| with graph.
+
+        For ``flowzoo.layers.reversible``. The network of the context runs once.
+        """
+        conditional = self._conditional(c)
+        with torch.no_grad():
+            x, _ = self._restore(y, conditional)
+        x.requires_grad_()
+        return x, *self._transform(x, conditional)
+
+    def _transform(self, x: Tensor, conditional: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor]:
         mean, log_scale = _like(x, self.mean[None]), _like(x, self.log_scale[None])
         y = (x - mean) * torch.exp(-log_scale)
-        scale, shift = self._conditional(c)
+        scale, shift = conditional
         if scale is not None and shift is not None:
             y = y * torch.exp(_like(x, scale)) + _like(x, shift)
         return y, self._log_det(x, scale)
 
-    def to_data(self, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse."""
-        scale, shift = self._conditional(c)
+    def _restore(self, y: Tensor, conditional: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor]:
+        scale, shift = conditional
         x = y
         if scale is not None and shift is not None:
             x = (x - _like(y, shift)) * torch.exp(-_like(y, scale))
         x = x * torch.exp(_like(y, self.log_scale[None])) + _like(y, self.mean[None])
         return x, -self._log_det(y, scale)
 
-    def _conditional(self, c: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _conditional(self, c: Given) -> tuple[Tensor | None, Tensor | None]:
         if self.net is None:
             return None, None
-        scale, shift = self.net(c).chunk(2, dim=1)
+        scale, shift = self.net(vector_of(c)).chunk(2, dim=1)
         return self.bound * torch.tanh(scale / self.bound), shift
 
     def _log_det(self, x: Tensor, scale: Tensor | None) -> Tensor:
@@ -76,6 +93,39 @@ class ActNorm(nn.Module):
         if scale is not None:
             each = each + scale.sum(1)
         return each * prod(x.shape[2:])
+
+
+class Injector(nn.Module):
+    r""":math:`y = x\, e^{s(c)} + t(c)` per pixel and channel, by the features of an image context.
+
+    The affine injector of SRFlow (Lugmayr et al. 2020, arXiv:2006.14200, section 3.2). It starts as the identity.
+
+    Args:
+        channels: C.
+        image_features: channels of the features.
+        hidden_features: width of the network, two 1x1 convolutions.
+        bound: the log-scale stays within (-bound, bound).
+    """
+
+    def __init__(self, channels: int, image_features: int, hidden_features: int, bound: float = 2.0) -> None:
+        super().__init__()
+        last = zero_(nn.Conv2d(hidden_features, 2 * channels, 1))
+        self.net = nn.Sequential(nn.Conv2d(image_features, hidden_features, 1), nn.SiLU(), last)
+        self.bound = bound
+
+    def to_latent(self, x: Tensor, c: Given) -> tuple[Tensor, Tensor]:
+        """Scale and shift by the image."""
+        log_scale, shift = self._affine(c)
+        return x * torch.exp(log_scale) + shift, log_scale.flatten(1).sum(1)
+
+    def to_data(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor]:
+        """The inverse."""
+        log_scale, shift = self._affine(c)
+        return (y - shift) * torch.exp(-log_scale), -log_scale.flatten(1).sum(1)
+
+    def _affine(self, c: Given) -> tuple[Tensor, Tensor]:
+        raw, shift = self.net(image_of(c)).chunk(2, dim=1)
+        return self.bound * torch.tanh(raw / self.bound), shift
 
 
 def _like(x: Tensor, channels: Tensor) -> Tensor:

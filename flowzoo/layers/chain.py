@@ -7,15 +7,17 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
+from flowzoo.nets import Given
+
 
 class Layer(Protocol):
     """What a layer of ours is: two directions on ``(N, C, ...)``, each with the log|det| ``(N,)`` of that direction."""
 
-    def to_latent(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def to_latent(self, x: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """Towards the base."""
         ...
 
-    def to_data(self, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def to_data(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """Towards the data; the inverse."""
         ...
 
@@ -35,7 +37,7 @@ class Chain(nn.Module):
     def __iter__(self) -> Iterator[Layer]:
         return iter(cast(Sequence[Layer], self.layers))
 
-    def initialize(self, x: Tensor, c: Tensor) -> Tensor:
+    def initialize(self, x: Tensor, c: Given) -> Tensor:
         """Data-dependent initialisation; returns what leaves the last layer."""
         for layer in self:
             if hasattr(layer, "initialize"):
@@ -43,7 +45,7 @@ class Chain(nn.Module):
             x, _ = layer.to_latent(x, c)
         return x
 
-    def to_latent(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def to_latent(self, x: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """All layers in order."""
         log_det = x.new_zeros(len(x))
         for layer in self:
@@ -51,7 +53,7 @@ class Chain(nn.Module):
             log_det = log_det + each
         return x, log_det
 
-    def to_data(self, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def to_data(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """All layers in reverse."""
         log_det = y.new_zeros(len(y))
         for layer in reversed(list(self)):

@@ -1,4 +1,4 @@
-"""Invertible linear mixing of channels, parametrised by its PLU factors (Kingma and Dhariwal 2018, section 3.2)."""
+"""Invertible linear mixing of channels (Kingma and Dhariwal 2018, section 3.2): by PLU factors, or in plainer forms."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from math import prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from flowzoo.nets import Given
 
 LOG_SCALE_FLOOR = -5.0  # a diagonal of U below e^-5 would make the triangular solve lose float32's digits
 
@@ -24,8 +26,7 @@ class LULinear(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        rotation = torch.linalg.qr(torch.randn(channels, channels))[0]
-        permutation, lower, upper = torch.linalg.lu(rotation)
+        permutation, lower, upper = torch.linalg.lu(_rotation(channels))
         diagonal = upper.diagonal()
         self.permutation: Tensor
         self.sign: Tensor
@@ -37,17 +38,13 @@ class LULinear(nn.Module):
         above = diagonal.abs().log().clamp_min(LOG_SCALE_FLOOR + 1e-3) - LOG_SCALE_FLOOR
         self.raw_log_scale = nn.Parameter(above + torch.log(-torch.expm1(-above)))
 
-    def to_latent(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def to_latent(self, x: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """Multiply by the matrix; ``c`` is not used."""
         lower, upper, log_scale = self._factors()
-        weight = self.permutation @ lower @ upper
-        if x.ndim == 2:
-            y = F.linear(x, weight)
-        else:
-            y = F.conv2d(x, weight[:, :, None, None])
+        y = _mix(x, self.permutation @ lower @ upper)
         return y, (log_scale.sum() * prod(x.shape[2:])).expand(len(x))
 
-    def to_data(self, y: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def to_data(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """Two triangular solves; ``c`` is not used."""
         lower, upper, log_scale = self._factors()
         columns = y.movedim(1, 0).flatten(1)
@@ -62,3 +59,57 @@ class LULinear(nn.Module):
         lower = self.lower.tril(-1) + eye
         upper = self.upper.triu(1) + torch.diag(self.sign * log_scale.exp())
         return lower, upper, log_scale
+
+
+class MatrixLinear(nn.Module):
+    r""":math:`y = W x` with W a plain matrix, which starts at a random rotation; :math:`O(C^3)` for its determinant.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_rotation(channels))
+
+    def to_latent(self, x: Tensor, c: Given) -> tuple[Tensor, Tensor]:
+        """Multiply by the matrix; ``c`` is not used."""
+        return _mix(x, self.weight), self._log_det(x)
+
+    def to_data(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor]:
+        """Solve; ``c`` is not used."""
+        # Without a check for singularity, for which the host would wait.
+        columns, _ = torch.linalg.solve_ex(self.weight, y.movedim(1, 0).flatten(1))
+        return columns.unflatten(1, (len(y), *y.shape[2:])).movedim(0, 1), -self._log_det(y)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return (torch.linalg.slogdet(self.weight)[1] * prod(x.shape[2:])).expand(len(x))
+
+
+class Permutation(nn.Module):
+    """A fixed random order of the channels, kept as a buffer.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.order: Tensor
+        self.register_buffer("order", torch.randperm(channels))
+
+    def to_latent(self, x: Tensor, c: Given) -> tuple[Tensor, Tensor]:
+        """Reorder; ``c`` is not used."""
+        return x.index_select(1, self.order), x.new_zeros(len(x))
+
+    def to_data(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor]:
+        """Order as before; ``c`` is not used."""
+        return y.index_select(1, self.order.argsort()), y.new_zeros(len(y))
+
+
+def _rotation(channels: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(channels, channels))[0]
+
+
+def _mix(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight) if x.ndim == 2 else F.conv2d(x, weight[:, :, None, None])

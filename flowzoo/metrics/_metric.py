@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+MIN_SIDE = 16  # pixels a side from which field statistics say something
 
 Better = Literal["lower", "higher", "zero", "none"]
 
@@ -38,6 +40,21 @@ class NotComputed(Exception):
 
 
 @dataclass(frozen=True)
+class Ensembles:
+    """Real and drawn events at the same K held-out contexts, several at each, in data units.
+
+    Args:
+        context: ``(K, *context)``.
+        real: ``(K, M, *event)``; fresh ones where the dataset can simulate, else test events.
+        drawn: ``(K, S, *event)``, draws of the flow.
+    """
+
+    context: Tensor
+    real: Tensor
+    drawn: Tensor
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a metric may look at. Tensors are on one device; events and draws are in data units.
 
@@ -54,6 +71,9 @@ class Evaluation:
         step: width of a level for integer data, None for continuous data.
         generator: for whatever the metric draws; seeded by the cell.
         rows: ``(S,)``, the test events at whose contexts was drawn, in random order; None: the first S.
+        ensembles: many real and many drawn events at each of some held-out contexts, or None.
+        ensembles_missing: the reason why there are none.
+        side: length of an image along its last axis, in the units of the dataset; 1 where it does not say.
     """
 
     x: Tensor
@@ -68,6 +88,9 @@ class Evaluation:
     step: float | None
     generator: torch.Generator
     rows: Tensor | None = None
+    ensembles: Ensembles | None = None
+    ensembles_missing: str = "no ensembles were drawn"
+    side: float = 1.0
 
 
 class MetricConfig(Protocol):
@@ -76,6 +99,12 @@ class MetricConfig(Protocol):
     columns: ClassVar[tuple[Column, ...]]
     needs: ClassVar[tuple[str, ...]]
 
-    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
-        """Values of its columns; raises ``NotComputed`` with the reason if there is none."""
+    def __call__(self, evaluation: Evaluation) -> Mapping[str, float | str | Tensor]:
+        """Numbers for its columns; a text is the reason why a column is empty; tensors are kept beside the record.
+
+        The latter, under the name ``<metric>.<name>``, are for figures: curves, values by context.
+
+        Raises:
+            NotComputed: with the reason, if there is nothing to tell.
+        """
         ...

@@ -55,6 +55,20 @@ def configure(name: str, options: dict[str, Any]) -> ModelConfig:
     return config
 
 
+def adapt(
+    config: ModelConfig, *, periodic: Sequence[int] = (), context_image: tuple[int, int, int] | None = None
+) -> ModelConfig:
+    """The config with what it leaves to the dataset filled in.
+
+    Args:
+        config: of any model; one that has a method ``adapted`` with these arguments is asked, others stay as they are.
+        periodic: axes of an event along which it is periodic.
+        context_image: shape of the image that the last columns of a flat context are.
+    """
+    adapted = getattr(config, "adapted", None)
+    return config if adapted is None else adapted(periodic=tuple(periodic), context_image=context_image)
+
+
 def build(
     name: str,
     event_shape: Sequence[int],

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
-from flowzoo.layers.actnorm import ActNorm
+from flowzoo.layers.actnorm import ActNorm, Injector
 from flowzoo.layers.chain import Chain
-from flowzoo.layers.coupling import AffineCoupling
-from flowzoo.layers.linear import LULinear
-from flowzoo.layers.multiscale import FactorOut, squeeze, unsqueeze
-from flowzoo.nets import ContextConv, ContextMLP, Padding
+from flowzoo.layers.coupling import AffineCoupling, SplineCoupling
+from flowzoo.layers.linear import LULinear, MatrixLinear, Permutation
+from flowzoo.layers.multiscale import ContextBase, Diagonal, FactorOut
+from flowzoo.layers.spectral import SpectralNorm
+from flowzoo.layers.spline import num_parameters
+from flowzoo.models._glow import Glow, Level
+from flowzoo.nets import ContextConv, ContextMLP, ContextPyramid, Padding, Tuned
 from flowzoo.registry import MODELS
 
 MAX_LEVELS = 3  # the default number of levels, where the size allows as many
+SPLINE_BOUND = 4.0  # standard deviations of a normalised activation that the splines transform; the identity beyond
 
 
 @MODELS.register
@@ -27,32 +31,78 @@ MAX_LEVELS = 3  # the default number of levels, where the size allows as many
 class CGlow:
     r"""Glow whose context enters every layer.
 
-    A step is conditional actnorm, an invertible 1x1 convolution (PLU), and an affine coupling whose network sees half
-    of the channels and the context. A level squeezes 2 x 2 pixels into channels, takes K steps, and sets half of the
-    channels aside, Gaussianised given the other half and the context. Kingma and Dhariwal 2018, arXiv:1807.03039,
-    section 3; conditioned as in HIGlow (Friedman and Hassan 2022, arXiv:2211.12724).
+    A step is conditional actnorm, an invertible 1x1 convolution (PLU), and a coupling whose network sees half of the
+    channels and the context. A level squeezes 2 x 2 pixels into channels, takes K steps, and sets half of the channels
+    aside, Gaussianised given the other half and the context. Kingma and Dhariwal 2018, arXiv:1807.03039, section 3;
+    conditioned as in HIGlow (Friedman and Hassan 2022, arXiv:2211.12724).
 
     At the start the conditional parts are neutral: the flow is volume-preserving up to actnorm and does not depend on
-    the context. A vector of D features is taken as D channels of one pixel, on one level.
+    the context. A vector of D features is taken as D channels of one pixel, on one level. A context is a vector
+    ``(D,)``, an image ``(C', H', W')`` of any size, or both, flattened into one vector that ``context_image`` splits.
 
     Args:
         num_steps: steps per level, K.
         num_levels: levels, L; None takes as many as the size of the image allows, up to 3.
         hidden_features: width of the coupling networks.
-        padding: how the 3 x 3 convolutions see beyond the border; ``"circular"`` for periodic boxes.
+        coupling: ``"affine"``, ``"additive"`` or ``"rq-spline"``.
+        scale: form of the affine scale: ``"tanh"``, or ``"sigmoid"`` as published (not volume-preserving at the start).
+        num_bins: of the spline coupling.
+        mixing: of the channels: ``"plu"``, ``"matrix"`` (no factors) or ``"permutation"`` (fixed).
+        order: of a step: ``"glow"`` is actnorm, 1x1, coupling; ``"higlow"`` is 1x1, actnorm, coupling.
+        base: of the parts set aside: ``"conditional"`` on the context and the kept half, ``"diagonal"`` (one mean and
+            scale per channel, learned; of the last part too) or ``"normal"``.
+        conditioning: where the context enters: ``"layers"``; ``"base"``, the mean and scale of the last part alone,
+            linear in the context (Glow's class-conditional CIFAR-10); or ``"both"``.
+        base_penalty: weight of the mean square of the latter's coefficients in the training loss.
+        tail: sets half of the last level aside too, and takes K more steps on the rest, as HIGlow does.
+        padding: how the 3 x 3 convolutions see beyond the border: ``"zeros"``, ``"circular"`` or ``"reflect"``; None is
+            circular where the dataset says that it is periodic, else zeros.
+        spectral: start with ``SpectralNorm``, which whitens a periodic field by its spectrum given the context; None
+            does where the dataset says that it is periodic.
+        context_image: ``(C', H', W')``, the image that ends a flat context; None as the dataset says.
+        context_features: channels into which an image context is encoded.
+        reversible: recompute activations from the inverse in the backward pass, so that memory does not grow with the
+            number of steps; None does where a batch would else hold more than 2 GiB.
+        precision: of the coupling networks; log-determinants are in float32 with both.
+        channels_last: memory layout inside the coupling networks.
     """
 
     num_steps: int = 4
     num_levels: int | None = None
     hidden_features: int = 64
-    padding: Padding = "zeros"
+    coupling: Literal["affine", "additive", "rq-spline"] = "affine"
+    scale: Literal["tanh", "sigmoid"] = "tanh"
+    num_bins: int = 8
+    mixing: Literal["plu", "matrix", "permutation"] = "plu"
+    order: Literal["glow", "higlow"] = "glow"
+    base: Literal["conditional", "diagonal", "normal"] = "conditional"
+    conditioning: Literal["layers", "base", "both"] = "layers"
+    base_penalty: float = 0.0
+    tail: bool = False
+    padding: Padding | None = None
+    spectral: bool | None = None
+    context_image: tuple[int, int, int] | None = None
+    context_features: int = 32
+    reversible: bool | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
 
     family: ClassVar[str] = "coupling, affine, multiscale"
     backend: ClassVar[str] = "flowzoo"
     events: ClassVar[str] = "images (C, H, W), vectors"
-    contexts: ClassVar[str] = "vectors"
+    contexts: ClassVar[str] = "vectors, images, both"
     inverse: ClassVar[str] = "closed form, one pass"
     paper: ClassVar[str] = "Kingma and Dhariwal 2018, arXiv:1807.03039"
+
+    def adapted(self, *, periodic: Sequence[int], context_image: tuple[int, int, int] | None) -> CGlow:
+        """What was left to the dataset, filled in by what it declares."""
+        box = tuple(periodic) == (1, 2)
+        return replace(
+            self,
+            padding=self.padding or ("circular" if box else "zeros"),
+            spectral=box if self.spectral is None else self.spectral,
+            context_image=self.context_image or context_image,
+        )
 
     def build(
         self,
@@ -65,48 +115,7 @@ class CGlow:
         """See ``flowzoo.models.ModelConfig``."""
         if len(event_shape) not in (1, 3):
             raise ValueError(f"cglow takes images (C, H, W) and vectors (D,); got {tuple(event_shape)}")
-        if len(context_shape) != 1:
-            raise ValueError(f"cglow takes a vector as context; got shape {tuple(context_shape)}")
-        image = len(event_shape) == 3
-        channels, context = event_shape[0], context_shape[0]
-        chains, splits = [], []
-        levels = self._levels(event_shape) if image else 1
-        for level in range(levels):
-            channels = 4 * channels if image else channels
-            steps = [self._step(channels, context, image) for _ in range(self.num_steps)]
-            chains.append(Chain([layer for step in steps for layer in step]))
-            if level < levels - 1:
-                kept = channels // 2
-                splits.append(FactorOut(channels, self._net(kept, context, 2 * (channels - kept), image)))
-                channels = kept
-        return _Glow(event_shape, context_shape, chains, splits, x_map=x_map, context_map=context_map)
-
-    def _step(self, channels: int, context: int, image: bool) -> list[nn.Module]:
-        kept = channels // 2
-        net = self._net(kept, context, 2 * (channels - kept), image)
-        hidden = (self.hidden_features,)
-        return [ActNorm(channels, context, hidden), LULinear(channels), AffineCoupling(channels, net)]
-
-    def _net(self, channels: int, context: int, out: int, image: bool) -> nn.Module:
-        if image:
-            return ContextConv(channels, context, out, self.hidden_features, padding_mode=self.padding)
-        return ContextMLP(channels, context, out, (self.hidden_features,) * 2)
-
-    def _levels(self, event_shape: Sequence[int]) -> int:
-        _, height, width = event_shape
-        # A reflection about the border needs a second pixel to show.
-        smallest = 2 if self.padding == "reflect" else 1
-        possible, block = 0, 2
-        while height % block == 0 and width % block == 0 and min(height, width) // block >= smallest:
-            possible, block = possible + 1, 2 * block
-        wanted = min(possible, MAX_LEVELS) if self.num_levels is None else self.num_levels
-        if not 1 <= wanted <= possible:
-            raise ValueError(
-                f"cglow cannot squeeze {height} x {width} pixels {max(wanted, 1)} times; "
-                + (f"num_levels can be 1 to {possible}" if possible else "height and width must be even")
-                + (f" with padding '{self.padding}', which needs {smallest} pixels to be left" if smallest > 1 else "")
-            )
-        return wanted
+        return _Builder(self, event_shape, context_shape).build(x_map, context_map)
 
     @classmethod
     def suggest(cls, trial: Any) -> CGlow:
@@ -117,68 +126,147 @@ class CGlow:
         )
 
 
-class _Glow(ConditionalFlow):
-    """Levels of steps. The latent is the parts in the order of their levels, laid out in the shape of the event."""
+class _Builder:
+    """The layers of one flow: what the options mean for these shapes."""
 
-    def __init__(
-        self,
-        event_shape: Sequence[int],
-        context_shape: Sequence[int],
-        chains: Sequence[Chain],
-        splits: Sequence[FactorOut],
-        *,
-        x_map: Bijector | None,
-        context_map: Bijector | None,
-    ) -> None:
-        super().__init__(event_shape, context_shape, x_map=x_map, context_map=context_map)
-        self.chains = nn.ModuleList(chains)
-        self.splits = nn.ModuleList(splits)
+    def __init__(self, config: CGlow, event_shape: Sequence[int], context_shape: Sequence[int]) -> None:
+        self.config, self.event_shape, self.context_shape = config, tuple(event_shape), tuple(context_shape)
         self.image = len(self.event_shape) == 3
+        self.padding: Padding = config.padding or "zeros"
+        self.vector, self.image_shape = self._context_parts()
+        self.image_features = config.context_features if self.image_shape is not None else 0
+        # What the layers see of the vector: nothing, where it enters the base alone.
+        self.seen = 0 if config.conditioning == "base" else self.vector
 
-    def _initialize(self, u: Tensor, c: Tensor) -> None:
-        x = u
-        for chain, split in self._levels():
-            x = chain.initialize(squeeze(x) if self.image else x, c)
-            if split is not None:
-                x, _, _ = split.to_latent(x, c)
+    def build(self, x_map: Bijector | None, context_map: Bijector | None) -> ConditionalFlow:
+        config = self.config
+        channels, levels = self.event_shape[0], self._num_levels() if self.image else 1
+        size = self.event_shape[1:]
+        made: list[Level] = []
+        sizes: list[tuple[int, ...]] = []
+        for level in range(levels):
+            channels, size = (4 * channels, tuple(n // 2 for n in size)) if self.image else (channels, ())
+            last = level == levels - 1
+            made.append(self._level(channels, squeezed=self.image, split=not last or config.tail))
+            sizes.append(size)
+            channels = channels // 2 if made[-1].split is not None else channels
+        if config.tail:
+            made.append(self._level(channels, squeezed=False, split=False))
+            sizes.append(size)
+        pyramid = None
+        if self.image_shape is not None:
+            pyramid = ContextPyramid(self.image_shape[0], self.image_features, sizes, padding_mode=self.padding)
+        return Glow(
+            self.event_shape,
+            self.context_shape,
+            made,
+            spectral=self._spectral(),
+            top=self._top((channels, *size)),
+            pyramid=pyramid,
+            vector_features=self.vector,
+            image_shape=self.image_shape,
+            reversible=config.reversible,
+            penalty=config.base_penalty,
+            x_map=x_map,
+            context_map=context_map,
+        )
 
-    def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        parts, log_det, x = [], u.new_zeros(len(u)), u
-        for chain, split in self._levels():
-            x, each = chain.to_latent(squeeze(x) if self.image else x, c)
-            log_det = log_det + each
-            if split is not None:
-                x, z, each = split.to_latent(x, c)
-                log_det = log_det + each
-                parts.append(z.flatten(1))
-        parts.append(x.flatten(1))
-        return torch.cat(parts, 1).reshape(u.shape), log_det
+    def _level(self, channels: int, *, squeezed: bool, split: bool) -> Level:
+        steps = [layer for _ in range(self.config.num_steps) for layer in self._step(channels)]
+        factor = None
+        if split:
+            if channels < 2:
+                raise ValueError("cglow.tail sets half of the channels aside; one channel is left")
+            factor = FactorOut(channels, self._part_net(channels // 2, channels - channels // 2))
+        return Level(Chain(steps), factor, squeezed)
 
-    def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        shapes = self._part_shapes()
-        flat = z.flatten(1).split([shape.numel() for shape in shapes], 1)
-        parts = [part.reshape(-1, *shape) for part, shape in zip(flat, shapes, strict=True)]
-        log_det, x = z.new_zeros(len(z)), parts.pop()
-        for chain, split in reversed(self._levels()):
-            if split is not None:
-                x, each = split.to_data(x, parts.pop(), c)
-                log_det = log_det + each
-            x, each = chain.to_data(x, c)
-            log_det = log_det + each
-            x = unsqueeze(x) if self.image else x
-        return x, log_det
+    def _step(self, channels: int) -> list[nn.Module]:
+        config = self.config
+        kinds = {"plu": LULinear, "matrix": MatrixLinear, "permutation": Permutation}
+        norm: list[nn.Module] = [ActNorm(channels, self.seen, (config.hidden_features,))]
+        if self.image_features:
+            norm.append(Injector(channels, self.image_features, config.hidden_features))
+        mixing: list[nn.Module] = [kinds[config.mixing](channels)]
+        both = [*mixing, *norm] if config.order == "higlow" else [*norm, *mixing]
+        return [*both, self._coupling(channels)]
 
-    def _levels(self) -> list[tuple[Chain, FactorOut | None]]:
-        """The steps of each level, and what sets half of its channels aside; nothing does on the last."""
-        return list(zip(self.chains, [*self.splits, None], strict=True))  # type: ignore[arg-type]
+    def _coupling(self, channels: int) -> nn.Module:
+        kept, moved = channels // 2, channels - channels // 2
+        if self.config.coupling == "rq-spline":
+            net = self._net(kept, moved * num_parameters(self.config.num_bins))
+            return SplineCoupling(slice(0, kept), slice(kept, channels), net, SPLINE_BOUND)
+        if self.config.coupling == "additive":
+            return AffineCoupling(channels, self._net(kept, moved), scale="none")
+        return AffineCoupling(channels, self._net(kept, 2 * moved), scale=self.config.scale)
 
-    def _part_shapes(self) -> list[torch.Size]:
-        shape, shapes = self.event_shape, []
-        for _, split in self._levels():
-            if self.image:
-                shape = torch.Size((4 * shape[0], shape[1] // 2, shape[2] // 2))
-            if split is not None:
-                kept = shape[0] // 2
-                shapes.append(torch.Size((shape[0] - kept, *shape[1:])))
-                shape = torch.Size((kept, *shape[1:]))
-        return [*shapes, shape]
+    def _part_net(self, kept: int, moved: int) -> nn.Module | None:
+        if self.config.base == "conditional":
+            return self._net(kept, 2 * moved)
+        return Diagonal(2 * moved) if self.config.base == "diagonal" else None
+
+    def _top(self, shape: Sequence[int]) -> FactorOut | None:
+        """The base of the last part: a part set aside of which nothing goes on."""
+        if self.config.conditioning != "layers" and self.vector:
+            net: nn.Module = ContextBase(self.vector, (2 * shape[0], *shape[1:]))
+        elif self.config.base == "diagonal":
+            net = Diagonal(2 * shape[0])
+        else:
+            return None
+        return FactorOut(shape[0], net, kept=0)
+
+    def _net(self, channels: int, out: int) -> nn.Module:
+        config, width = self.config, self.config.hidden_features
+        if not self.image:
+            return ContextMLP(channels, self.seen, out, (width, width))
+        net: nn.Module = ContextConv(
+            channels, self.seen, out, width, padding_mode=self.padding, image_features=self.image_features
+        )
+        if config.precision == "bfloat16" or config.channels_last:
+            net = Tuned(net, low_precision=config.precision == "bfloat16", channels_last=config.channels_last)
+        return net
+
+    def _spectral(self) -> SpectralNorm | None:
+        if not self.config.spectral:
+            return None
+        if not self.image:
+            raise ValueError(f"cglow.spectral whitens images (C, H, W); the events are {self.event_shape}")
+        channels, height, width = self.event_shape
+        return SpectralNorm((channels, height, width), self.seen, hidden_features=self.config.hidden_features)
+
+    def _context_parts(self) -> tuple[int, tuple[int, ...] | None]:
+        """Width of the vector, and shape of the image."""
+        shape, declared = self.context_shape, self.config.context_image
+        if len(shape) == 3 or declared is not None:
+            if not self.image:
+                raise ValueError(f"cglow takes an image as context of images only; the events are {self.event_shape}")
+            if self.config.conditioning != "layers":
+                raise ValueError(
+                    f"an image context enters the layers; got conditioning='{self.config.conditioning}'"
+                )
+        if len(shape) == 3:
+            return 0, shape
+        if len(shape) != 1:
+            raise ValueError(f"cglow takes a vector (D,) or an image (C, H, W) as context; got shape {shape}")
+        if declared is None:
+            return shape[0], None
+        if prod(declared) > shape[0]:
+            raise ValueError(
+                f"cglow.context_image {tuple(declared)} has {prod(declared)} pixels; the context has {shape[0]} columns"
+            )
+        return shape[0] - prod(declared), tuple(declared)
+
+    def _num_levels(self) -> int:
+        _, height, width = self.event_shape
+        # A reflection about the border needs a second pixel to show.
+        smallest = 2 if self.padding == "reflect" else 1
+        possible, block = 0, 2
+        while height % block == 0 and width % block == 0 and min(height, width) // block >= smallest:
+            possible, block = possible + 1, 2 * block
+        wanted = min(possible, MAX_LEVELS) if self.config.num_levels is None else self.config.num_levels
+        if not 1 <= wanted <= possible:
+            raise ValueError(
+                f"cglow cannot squeeze {height} x {width} pixels {max(wanted, 1)} times; "
+                + (f"num_levels can be 1 to {possible}" if possible else "height and width must be even")
+                + (f" with padding '{self.padding}', which needs {smallest} pixels to be left" if smallest > 1 else "")
+            )
+        return wanted

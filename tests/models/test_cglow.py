@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from flowzoo.models import build
+from flowzoo.models import adapt, build
+from flowzoo.models.cglow import CGlow
 from flowzoo.seeding import generator
 
 
@@ -108,11 +109,6 @@ def test_shape_that_it_cannot_take_is_refused_with_what_is_possible(event, optio
         build("cglow", event, (1,), **options)
 
 
-def test_image_as_context_is_refused_before_training():
-    with pytest.raises(ValueError, match=r"cglow takes a vector as context; got shape \(1, 8, 8\)"):
-        build("cglow", (1, 8, 8), (1, 8, 8))
-
-
 @pytest.mark.parametrize("event", [(1, 8, 8), (1, 4, 4), (3, 8, 4)])
 def test_reflection_needs_two_pixels_and_is_not_squeezed_below(event):
     flow = made(event, padding="reflect", stir=0.2)
@@ -169,3 +165,141 @@ def test_gradient_at_the_start_reaches_the_last_layers():
         for layer in chain:
             if hasattr(layer, "net") and isinstance(layer.net, nn.Module) and hasattr(layer.net, "last"):
                 assert bool(layer.net.last.weight.grad.any())
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+VARIANTS = [
+    {"coupling": "additive"},
+    {"coupling": "rq-spline"},
+    {"scale": "sigmoid"},
+    {"mixing": "matrix"},
+    {"mixing": "permutation"},
+    {"order": "higlow", "tail": True},
+    {"base": "diagonal"},
+    {"base": "normal"},
+    {"conditioning": "base"},
+    {"conditioning": "both"},
+    {"spectral": True, "padding": "circular"},
+    {"channels_last": True},
+    {"context_image": (1, 1, 2)},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_every_variant_inverts_counts_its_volume_and_uses_its_context(options):
+    flow = made((1, 8, 8), **options)
+    x, c = inputs(flow)
+    flow.initialize(x, c)
+    assert torch.equal(flow.to_latent(x, c)[0], flow.to_latent(x, c + 5)[0]), "the context shows before training"
+    source = generator(1, "stir")
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=source, dtype=torch.float64))
+    z, forward = flow.to_latent(x, c)
+    back, backward = flow.to_data(z, c)
+    torch.testing.assert_close(back, x, atol=1e-8, rtol=1e-8)
+    torch.testing.assert_close(forward, -backward, atol=1e-8, rtol=1e-8)
+    jacobian = torch.autograd.functional.jacobian(lambda v: flow.to_latent(v, c[0])[0], x[0]).reshape(64, 64)
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], forward[0], atol=1e-8, rtol=1e-8)
+    assert not torch.allclose(flow.log_prob(x, c), flow.log_prob(x, c + 1), atol=1e-3)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_sampler_draws_from_the_density_of_every_variant(options):
+    flow = made((1, 4, 4), stir=0.05, **options)
+    c = torch.randn(3, generator=generator(3, "c"), dtype=torch.float64)
+    draws, stated = flow.sample_and_log_prob(c, (500,), generator=generator(3, "z"))
+    torch.testing.assert_close(flow.log_prob(draws, c), stated, atol=1e-6, rtol=1e-6)
+
+
+def test_published_levels_are_reachable():
+    flow = build("cglow", (1, 64, 64), (2,), num_steps=1, num_levels=6, hidden_features=4, order="higlow", tail=True)
+    shapes = [tuple(shape) for shape in flow._part_shapes()]
+    assert shapes == [(2, 32, 32), (4, 16, 16), (8, 8, 8), (16, 4, 4), (32, 2, 2), (64, 1, 1), (64, 1, 1)]
+
+
+def test_temperature_scales_the_latent_of_a_learned_base_about_its_mean():
+    flow = made((1, 4, 4), stir=0.2, conditioning="base")
+    c = torch.randn(3, dtype=torch.float64, generator=generator(3, "c"))
+    cold = flow.sample(c, (2,), temperature=0.0, generator=generator(3, "z"))
+    torch.testing.assert_close(cold[0], cold[1])
+    torch.testing.assert_close(flow.to_latent(cold[0], c)[0], torch.zeros(1, 4, 4).double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 4, 4), (1, 16, 16), (3, 2, 2)])
+def test_image_is_a_context_at_any_resolution_and_every_pixel_of_it_counts(shape):
+    flow = made((1, 8, 8), context=shape, stir=0.2)
+    x, c = inputs(flow, 3)
+    back = flow.to_data(flow.to_latent(x, c)[0], c)[0]
+    torch.testing.assert_close(back, x, atol=1e-6, rtol=1e-6)
+    c.requires_grad_()
+    flow.log_prob(x, c).sum().backward()
+    assert bool((c.grad.abs() > 0).all())
+
+
+def test_vector_and_image_share_one_flat_context():
+    flow = made((1, 8, 8), context=(2 + 16,), stir=0.2, context_image=(1, 4, 4))
+    x, c = inputs(flow, 3)
+    base = flow.log_prob(x, c)
+    for column in (0, 1, 2, 17):
+        other = c.clone()
+        other[:, column] += 1
+        assert not torch.allclose(flow.log_prob(x, other), base, atol=1e-4), column
+    alone = made((1, 8, 8), context=(16,), stir=0.2, context_image=(1, 4, 4))
+    assert alone.log_prob(x, c[:, :16]).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("event", "context", "options", "message"),
+    [
+        ((1, 8, 8), (4,), {"context_image": (1, 4, 4)}, "has 16 pixels; the context has 4 columns"),
+        ((5,), (1, 8, 8), {}, "image as context of images only"),
+        ((1, 8, 8), (1, 8, 8), {"conditioning": "base"}, "an image context enters the layers"),
+        ((1, 8, 8), (2, 3), {}, "takes a vector"),
+        ((5,), (2,), {"spectral": True}, "whitens images"),
+        ((1,), (2,), {"tail": True}, "tail"),
+    ],
+)
+def test_options_that_do_not_fit_the_shapes_are_refused(event, context, options, message):
+    with pytest.raises(ValueError, match=message):
+        build("cglow", event, context, **options)
+
+
+def test_what_the_dataset_declares_fills_in_what_was_left_open_and_nothing_else():
+    open_, said = CGlow(), CGlow(padding="zeros", spectral=False)
+    box = adapt(open_, periodic=(1, 2), context_image=(1, 4, 4))
+    assert (box.padding, box.spectral, box.context_image) == ("circular", True, (1, 4, 4))
+    walls = adapt(open_, periodic=(1,))
+    assert (walls.padding, walls.spectral, walls.context_image) == ("zeros", False, None)
+    kept = adapt(said, periodic=(1, 2))
+    assert (kept.padding, kept.spectral) == ("zeros", False)
+
+
+def test_base_penalty_is_part_of_the_loss_and_of_no_density():
+    plain, held = (made((1, 4, 4), conditioning="base", base_penalty=weight) for weight in (0.0, 2.0))
+    assert plain.regularization() is None
+    with torch.no_grad():
+        held.top.net.linear.weight.fill_(0.5)
+        plain.top.net.linear.weight.fill_(0.5)
+    x, c = inputs(plain)
+    assert held.regularization().item() == pytest.approx(2 * 0.25)
+    assert torch.equal(plain.log_prob(x, c), held.log_prob(x, c))
+
+
+def test_bfloat16_networks_keep_the_log_determinant_in_float32_and_the_inverse_exact():
+    flow = made((1, 8, 8), stir=0.05, precision="bfloat16").float()
+    single = made((1, 8, 8), stir=0.05).float()
+    x, c = (t.float() for t in inputs(flow))
+    z, log_det = flow.to_latent(x, c)
+    assert z.dtype == log_det.dtype == torch.float32
+    torch.testing.assert_close(flow.to_data(z, c)[0], x, atol=1e-4, rtol=1e-4)
+    expected = single.log_prob(x, c)
+    found = flow.log_prob(x, c)
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.5)
+
+
+def test_eval_reaches_every_submodule():
+    flow = made((1, 8, 8), context=(2 + 16,), context_image=(1, 4, 4), spectral=True).train().eval()
+    assert not any(module.training for module in flow.modules())

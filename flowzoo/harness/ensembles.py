@@ -1,0 +1,84 @@
+"""Many real and many drawn images at the same held-out contexts: what field statistics are taken over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowzoo.data import Splits
+from flowzoo.flow import ConditionalFlow
+from flowzoo.metrics import MIN_SIDE, Ensembles
+from flowzoo.seeding import generator
+
+MAX_ELEMENTS = 2**28  # numbers in an ensemble, 1 GiB in float32: of larger images fewer are drawn
+EXAMPLES = (4, 4)  # contexts, and images at each, that are kept for a picture
+
+
+@dataclass(frozen=True)
+class RealEnsembles:
+    """Real events at held-out contexts.
+
+    Args:
+        context: ``(K, *context)``.
+        real: ``(K, M, *event)``.
+        note: where they are from.
+    """
+
+    context: Tensor
+    real: Tensor
+    note: str
+
+
+def real_ensembles(splits: Splits, contexts: int, count: int) -> RealEnsembles | str:
+    """Test events by context, or fresh events at test contexts where the dataset can simulate.
+
+    Args:
+        splits: whose test part is looked at.
+        contexts: K at most; a seeded choice, the same for every model.
+        count: M at most.
+
+    Returns:
+        The ensembles, or the reason why there are none.
+    """
+    data, test = splits.data, splits.test
+    shape = data.event_shape
+    if len(shape) != 3:
+        return "field statistics are of images (C, H, W)"
+    if min(shape[1:]) < MIN_SIDE:
+        return f"{shape[1]} x {shape[2]} pixels are too few for field statistics, which take {MIN_SIDE} a side"
+    count = min(count, max(2, MAX_ELEMENTS // (contexts * shape.numel())))
+    rows, of_event, counts = torch.unique(test.context_index, return_inverse=True, return_counts=True)
+    order = torch.randperm(len(rows), generator=generator(splits.seed, "ensembles")).to(rows.device)
+    if data.simulate is not None:
+        chosen = order[:contexts]
+        context = test.contexts[rows[chosen]]
+        source = generator(splits.seed, "ensembles", "simulate", device=context.device)
+        # Context by context, so that the memory is that of one.
+        fresh = [data.simulate(c.expand(count, *c.shape), source) for c in context]
+        return RealEnsembles(context, torch.stack(fresh), f"{count} fresh simulations at {len(chosen)} test contexts")
+    chosen = order[counts[order] >= 2][:contexts]
+    if len(chosen) == 0:
+        return "no test context has two events, and the dataset cannot simulate more"
+    count = min(count, int(counts[chosen].min()))
+    real = torch.stack([test.fixed[of_event == row][:count] for row in chosen])
+    return RealEnsembles(test.contexts[rows[chosen]], real, f"{count} test events at each of {len(chosen)} contexts")
+
+
+@torch.no_grad()
+def drawn_ensembles(flow: ConditionalFlow, known: RealEnsembles, count: int, seed: int) -> Ensembles:
+    """As many draws as asked for at each context of the real ones."""
+    count = min(count, max(2, MAX_ELEMENTS // known.real[:, 0].numel()))
+    drawn = flow.sample(known.context, (count,), generator=generator(seed, "ensembles"))
+    return Ensembles(known.context, known.real, drawn.transpose(0, 1).contiguous())
+
+
+def examples(ensembles: Ensembles) -> dict[str, Tensor]:
+    """A few of both, for a picture."""
+    contexts, each = EXAMPLES
+    return {
+        "examples.context": ensembles.context[:contexts].cpu(),
+        "examples.real": ensembles.real[:contexts, :each].cpu(),
+        "examples.drawn": ensembles.drawn[:contexts, :each].cpu(),
+    }
