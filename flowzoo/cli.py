@@ -155,9 +155,10 @@ def datasets() -> None:
 @app.command()
 def metrics() -> None:
     """List the columns that the metrics fill."""
+    from flowzoo.harness.context_gain import COLUMNS
     from flowzoo.metrics import columns
 
-    rows = [[c.name, c.better, c.meaning] for c in columns().values()]
+    rows = [[c.name, c.better, c.meaning] for c in (*columns().values(), *COLUMNS)]
     _table(["column", "better", "meaning"], rows)
 
 

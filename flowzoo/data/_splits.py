@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -119,7 +119,7 @@ class Splits:
             assert chosen.groups is not None
             splits.append(
                 Split(
-                    x=chosen.x.float().to(device),
+                    x=_resident(chosen.x).to(device),
                     contexts=contexts,
                     context_index=chosen.context_index.to(device),
                     groups=chosen.groups.to(device),
@@ -130,6 +130,23 @@ class Splits:
             )
         train, validation, test = splits
         return cls(train, validation, test, data=data, hash=digest.hexdigest()[:16], seed=seed)
+
+    def without_context(self) -> Splits:
+        """The same events, split the same way, with a context of no columns."""
+        bare = replace(
+            self.data,
+            context=None,
+            context_index=None,
+            context_names=(),
+            context_units=(),
+            context_map=None,
+            context_image=None,
+        )
+        train, validation, test = (
+            replace(part, contexts=part.contexts.new_zeros(1, 0), context_index=torch.zeros_like(part.context_index))
+            for part in (self.train, self.validation, self.test)
+        )
+        return Splits(train, validation, test, data=bare, hash=f"{self.hash} without context", seed=self.seed)
 
     def maps(self) -> tuple[Bijector, Bijector]:
         """Fresh ``(x_map, context_map)``, fitted on the training split alone."""
@@ -154,6 +171,11 @@ def _declared(data: Data) -> list[Any]:
 
 def _constants(bijector: Bijector) -> list[tuple[str, list[Any]]]:
     return [(name, value.flatten().tolist()) for name, value in bijector.state_dict().items()]
+
+
+def _resident(x: Tensor) -> Tensor:
+    """As float32, but integers of one or two bytes as they are: dequantisation makes floats of each batch of them."""
+    return x if not x.is_floating_point() and x.element_size() < 4 else x.float()
 
 
 def _default_map(data: Data) -> Bijector:

@@ -28,7 +28,7 @@ from flowzoo.train import FitConfig
 
 BASELINE = "gaussian"
 # The options of a bench that a cell's figures depend on.
-EVALUATION = ("split_seed", "fractions", "draws", "ensemble_contexts", "ensemble_draws", "max_passes")
+EVALUATION = ("split_seed", "fractions", "draws", "ensemble_contexts", "ensemble_draws", "context_gain", "max_passes")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class BenchConfig:
         draws: events drawn for the sample statistics, at most one per test context.
         ensemble_contexts: held-out contexts at which field statistics are taken, of images.
         ensemble_draws: draws at each of them, and fresh real events where the dataset can simulate.
+        context_gain: train each config a second time without context, and say what the context is worth.
         max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
             (a count and not a time, so that the same command gives the same table).
         baseline: add ``gaussian`` to every bench.
@@ -61,6 +62,7 @@ class BenchConfig:
     draws: int = 1000
     ensemble_contexts: int = 16
     ensemble_draws: int = 500
+    context_gain: bool = False
     max_passes: int = 4096
     baseline: bool = True
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from flowzoo import checkpoint, record, train
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.context_gain import COLUMNS as GAIN_COLUMNS
+from flowzoo.harness.context_gain import context_gain
 from flowzoo.harness.ensembles import drawn_ensembles, examples
 from flowzoo.harness.memory import PeakMemory
 from flowzoo.harness.plan import BenchConfig, Cell, Source
@@ -87,6 +89,11 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
             record.save(done, folder / "cells")
         else:
             found = evaluate_flow(flow, cell.source, cell.seed, cell.bench)
+            if cell.bench.context_gain:
+                try:
+                    found.metrics |= context_gain(cell, found.scores["log_prob"], _twin_state(state), show=show)
+                except NotComputed as reason:
+                    found.missing |= {column.name: str(reason) for column in GAIN_COLUMNS}
             metrics |= found.metrics
             peak = memory.read()
             if peak is not None:
@@ -103,7 +110,12 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
         record.save(done, folder / "cells")
         return done
     state.unlink(missing_ok=True)
+    _twin_state(state).unlink(missing_ok=True)
     return done
+
+
+def _twin_state(state: Path) -> Path:
+    return state.with_name(state.name.replace(".state.", ".without_context.state."))
 
 
 def state_path(cell: Cell, folder: Path) -> Path:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
+from flowzoo.report.columns import OPTIONAL, PARTS, Row, Shown, has, name_of
 from flowzoo.report.table import Missing, Table
 
 if TYPE_CHECKING:
@@ -19,17 +19,8 @@ ERRORS = (
 )
 SEEDS = "± seeds: standard error of the mean over seeds"
 # What a narrow terminal goes without, first things first. A number is never cut.
+_SELF_EVIDENT = {"nll_nats", "nll_per_dim", "bits_per_dim"}  # or said by the legend
 _LEAST = ("NLL/dim", "params", "train", "draws", "± seeds", "SW (floor)", "context use", "excess", "bits/dim")
-
-_Row = dict[str, Any]
-
-
-class _Shown(NamedTuple):
-    """A column for people: heading with unit, the columns of the frame behind it, and how a row fills it."""
-
-    heading: str
-    sources: tuple[str, ...]
-    text: Callable[[_Row], str]
 
 
 @dataclass(frozen=True)
@@ -53,8 +44,8 @@ class Block:
 
         unbounded, left_out = options.update(width=10**4), list[str]()
         for least in ("", *_LEAST):
-            left_out += {least}.intersection(map(_name, self.headings))
-            keep = [i for i, heading in enumerate(self.headings) if _name(heading) not in left_out]
+            left_out += {least}.intersection(map(name_of, self.headings))
+            keep = [i for i, heading in enumerate(self.headings) if name_of(heading) not in left_out]
             view = table.Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
             view.title, view.title_justify = Text(self.title, style="italic"), "left"
             for i in keep:
@@ -130,24 +121,40 @@ def to_latex(table: Table) -> str:
 
 def blocks(table: Table) -> list[Block]:
     """The table as text, a block per dataset, with the columns that have something to say there."""
-    rows: dict[str, list[_Row]] = {}
+    rows: dict[str, list[Row]] = {}
     for row in table.frame.to_dict("records"):
         rows.setdefault(row["dataset"], []).append({str(k): v for k, v in row.items()})
-    return [_block(dataset, of_dataset, table.missing) for dataset, of_dataset in rows.items()]
+    found = []
+    for dataset, of_dataset in rows.items():
+        for part, columns in PARTS:
+            block = _block(dataset, of_dataset, table.missing, part, columns)
+            if not part or len(block.headings) > 1:
+                found.append(block)
+    return found
 
 
-def _block(dataset: str, rows: list[_Row], missing: list[Missing]) -> Block:
-    shown = [column for column in _COLUMNS if any(_has(row, column.sources[0]) for row in rows)]
+def _block(dataset: str, rows: list[Row], missing: list[Missing], part: str, columns: Sequence[Shown]) -> Block:
+    shown = [column for column in columns if any(has(row, column.sources[0]) for row in rows)]
+    if part:
+        finished = [row["model"] for row in rows if row["seeds"]]
+        return Block(
+            f"{dataset}, {part}",
+            ["model", *(column.heading for column in shown)],
+            [[row["model"], *(column.text(row) for column in shown)] for row in rows],
+            [False for _ in rows],
+            _why([entry for entry in missing if entry.dataset == dataset], shown, finished, columns),
+            _meanings(shown),
+        )
     if any(column.sources == ("bits_per_dim",) for column in shown):
         shown = [column for column in shown if column.sources != ("nll_per_dim",)]
     if any(row["status"] != "ok" for row in rows):
-        shown.append(_Shown("status", ("status",), lambda row: str(row["status"])))
+        shown.append(Shown("status", ("status",), lambda row: str(row["status"])))
     seeds = max(row["seeds"] for row in rows)
     split = [f"split {row['split_hash'][:12]}" for row in rows if row["split_hash"]]
     title = ", ".join([dataset, *split[:1], f"{seeds} seed{'s' * (seeds != 1)}"])
     reasons = [f"{row['model']} {row['status']}: {row['reason']}" for row in rows if row["status"] != "ok"]
     finished = [row["model"] for row in rows if row["seeds"]]
-    reasons += _why([entry for entry in missing if entry.dataset == dataset], shown, finished)
+    reasons += _why([entry for entry in missing if entry.dataset == dataset], shown, finished, columns)
     legend = [BOLD] if any(row["best"] for row in rows) else []
     legend += [ERRORS] if finished else []
     legend += [SEEDS] if any(column.sources == ("nll_seed_se",) for column in shown) else []
@@ -161,12 +168,11 @@ def _block(dataset: str, rows: list[_Row], missing: list[Missing]) -> Block:
     )
 
 
-def _why(missing: list[Missing], shown: list[_Shown], finished: list[str]) -> list[str]:
+def _why(missing: list[Missing], shown: list[Shown], finished: list[str], columns: Sequence[Shown]) -> list[str]:
     """Reasons as footnotes, one line for all the columns and models that share one."""
-    headings = {source: _name(column.heading) for column in _COLUMNS for source in column.sources}
+    headings = {source: name_of(column.heading) for column in columns for source in column.sources}
     # That continuous data have no bits, or one seed no scatter, needs a word only beside models that do.
-    optional = {"nll_seed_se", "bits_per_dim", "excess_nll", "nll_per_dim"}
-    wanted = headings.keys() - (optional - {source for column in shown for source in column.sources})
+    wanted = headings.keys() - (OPTIONAL - {source for column in shown for source in column.sources})
     models: dict[tuple[str, str], dict[str, None]] = {}  # dicts for sets that keep their order
     for entry in missing:
         if entry.column in wanted:
@@ -180,7 +186,7 @@ def _why(missing: list[Missing], shown: list[_Shown], finished: list[str]) -> li
     ]
 
 
-def _meanings(shown: list[_Shown]) -> list[str]:
+def _meanings(shown: list[Shown]) -> list[str]:
     """What the metrics say of the columns that are more than an NLL or a cost."""
     from flowzoo import metrics
 
@@ -188,67 +194,8 @@ def _meanings(shown: list[_Shown]) -> list[str]:
         columns = metrics.columns()
     except ImportError:  # a metric of a third party lacks its package: the numbers still stand
         return []
-    wanted = [c for c in shown if c.sources[0] in {"excess_nll", "context_use", "sw"} & columns.keys()]
-    return [f"{_name(c.heading)}: {columns[c.sources[0]].meaning}" for c in wanted]
-
-
-def _name(heading: str) -> str:
-    return heading.rsplit(" (", 1)[0]  # without its unit
-
-
-def _has(row: _Row, column: str) -> bool:
-    return not math.isnan(row.get(column, math.nan))
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """A number to some significant digits, trailing zeros kept, without an exponent where it is readable so.
-
-    >>> significant(0.05), significant(1234.5), significant(3.2e-7)
-    ('0.0500', '1234', '3.20e-07')
-    """
-    if not math.isfinite(value):
-        return str(value)
-    if 10**digits - 0.5 <= abs(value) < 1e7:
-        return f"{value:.0f}"
-    return f"{value:#.{digits}g}".rstrip(".")
-
-
-def rounded(value: float, error: float) -> tuple[str, str]:
-    """A value to the digit of its error, and the error to two significant digits.
-
-    >>> rounded(-1.23456, 0.0123), rounded(98765.4, 321.0), rounded(1.5, float("nan"))
-    (('-1.235', '0.012'), ('98770', '320'), ('1.500', ''))
-    """
-    if not math.isfinite(error) or error <= 0:
-        return significant(value, 4), "0" if error == 0 else ""
-    # By way of the rounded text, so that 0.0996 counts as 0.10.
-    decimals = 1 - int(f"{error:.1e}".split("e")[1])
-    if decimals > 6:  # far below anything that matters here; a row of zeros would be harder to read
-        return f"{value:.6f}", f"{error:.0e}"
-    places = max(decimals, 0)
-    return f"{round(value, decimals) + 0.0:.{places}f}", f"{round(error, decimals):.{places}f}"
-
-
-def _with_error(row: _Row, value: str, error: str) -> str:
-    return " ± ".join(filter(None, rounded(row[value], row[error]))) if _has(row, value) else ""
-
-
-def _plain(name: str, digits: int = 3) -> Callable[[_Row], str]:
-    return lambda row: significant(row[name], digits) if _has(row, name) else ""
-
-
-def _sw(row: _Row) -> str:
-    floor = _plain("sw_floor")(row)
-    return _plain("sw")(row) + (f" ({floor})" if floor and _has(row, "sw") else "")
-
-
-def _count(row: _Row) -> str:
-    """A number of parameters: 12345678 is 12.3M."""
-    value = row["num_parameters"] if _has(row, "num_parameters") else 0.0
-    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * scale:  # from where three digits round up into the next letter
-            return significant(value / scale) + letter
-    return f"{value:.0f}" if _has(row, "num_parameters") else ""
+    wanted = [c for c in shown if c.sources[0] not in _SELF_EVIDENT and c.sources[0] in columns]
+    return [f"{name_of(c.heading)}: {columns[c.sources[0]].meaning}" for c in wanted]
 
 
 def _line(text: str) -> str:
@@ -273,21 +220,3 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "±": r"$\pm$",
     "Δ": r"$\Delta$",
 }
-
-_COLUMNS = (
-    _Shown("NLL ± SE (nats)", ("nll_nats", "nll_se"), lambda row: _with_error(row, "nll_nats", "nll_se")),
-    _Shown("± seeds (nats)", ("nll_seed_se",), _plain("nll_seed_se", 2)),
-    _Shown("bits/dim", ("bits_per_dim",), _plain("bits_per_dim", 4)),
-    _Shown("NLL/dim (nats)", ("nll_per_dim",), _plain("nll_per_dim", 4)),
-    _Shown("excess (nats)", ("excess_nll",), _plain("excess_nll")),
-    _Shown(
-        "ΔNLL ± SE (nats)",
-        ("delta_nll", "delta_se"),
-        lambda row: "best" if row["best"] else _with_error(row, "delta_nll", "delta_se"),
-    ),
-    _Shown("context use (nats)", ("context_use",), _plain("context_use")),
-    _Shown("SW (floor) (spreads)", ("sw", "sw_floor"), _sw),
-    _Shown("draws (s/1000)", ("sample_seconds_per_1000",), _plain("sample_seconds_per_1000")),
-    _Shown("params", ("num_parameters",), _count),
-    _Shown("train (s)", ("train_seconds",), _plain("train_seconds")),
-)

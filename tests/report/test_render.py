@@ -9,11 +9,10 @@ from rich.console import Console
 from torch import Tensor
 
 from flowzoo.record import Record
+from flowzoo.report.columns import rounded, significant
 from flowzoo.report.render import (
     BOLD,
     blocks,
-    rounded,
-    significant,
     to_csv,
     to_latex,
     to_markdown,

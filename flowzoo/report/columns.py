@@ -1,0 +1,134 @@
+"""Which columns people see, under which heading, and how a row fills them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+
+class Shown(NamedTuple):
+    """A column for people: heading with unit, the columns of the frame behind it, and how a row fills it."""
+
+    heading: str
+    sources: tuple[str, ...]
+    text: Callable[[Row], str]
+
+
+def name_of(heading: str) -> str:
+    """A heading without its unit."""
+    return heading.rsplit(" (", 1)[0]
+
+
+def has(row: Row, column: str) -> bool:
+    """Whether a row has a number there."""
+    return not math.isnan(row.get(column, math.nan))
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number to some significant digits, trailing zeros kept, without an exponent where it is readable so.
+
+    >>> significant(0.05), significant(1234.5), significant(3.2e-7)
+    ('0.0500', '1234', '3.20e-07')
+    """
+    if not math.isfinite(value):
+        return str(value)
+    if 10**digits - 0.5 <= abs(value) < 1e7:
+        return f"{value:.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def rounded(value: float, error: float) -> tuple[str, str]:
+    """A value to the digit of its error, and the error to two significant digits.
+
+    >>> rounded(-1.23456, 0.0123), rounded(98765.4, 321.0), rounded(1.5, float("nan"))
+    (('-1.235', '0.012'), ('98770', '320'), ('1.500', ''))
+    """
+    if not math.isfinite(error) or error <= 0:
+        return significant(value, 4), "0" if error == 0 else ""
+    # By way of the rounded text, so that 0.0996 counts as 0.10.
+    decimals = 1 - int(f"{error:.1e}".split("e")[1])
+    if decimals > 6:  # far below anything that matters here; a row of zeros would be harder to read
+        return f"{value:.6f}", f"{error:.0e}"
+    places = max(decimals, 0)
+    return f"{round(value, decimals) + 0.0:.{places}f}", f"{round(error, decimals):.{places}f}"
+
+
+def with_error(row: Row, value: str, error: str) -> str:
+    """A value to the digit of its error, and the error."""
+    return " ± ".join(filter(None, rounded(row[value], row[error]))) if has(row, value) else ""
+
+
+def plain(name: str, digits: int = 3) -> Callable[[Row], str]:
+    """A value to some significant digits."""
+    return lambda row: significant(row[name], digits) if has(row, name) else ""
+
+
+def with_floor(name: str, digits: int = 3) -> Callable[[Row], str]:
+    """A value with its noise floor behind it, in brackets."""
+
+    def text(row: Row) -> str:
+        floor = plain(f"{name}_floor", digits)(row)
+        return plain(name, digits)(row) + (f" ({floor})" if floor and has(row, name) else "")
+
+    return text
+
+
+def count(row: Row) -> str:
+    """A number of parameters: 12345678 is 12.3M."""
+    value = row["num_parameters"] if has(row, "num_parameters") else 0.0
+    for scale, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * scale:  # from where three digits round up into the next letter
+            return significant(value / scale) + letter
+    return f"{value:.0f}" if has(row, "num_parameters") else ""
+
+
+MAIN = (
+    Shown("NLL ± SE (nats)", ("nll_nats", "nll_se"), lambda row: with_error(row, "nll_nats", "nll_se")),
+    Shown("± seeds (nats)", ("nll_seed_se",), plain("nll_seed_se", 2)),
+    Shown("bits/dim", ("bits_per_dim",), plain("bits_per_dim", 4)),
+    Shown("NLL/dim (nats)", ("nll_per_dim",), plain("nll_per_dim", 4)),
+    Shown("excess (nats)", ("excess_nll",), plain("excess_nll")),
+    Shown(
+        "ΔNLL ± SE (nats)",
+        ("delta_nll", "delta_se"),
+        lambda row: "best" if row["best"] else with_error(row, "delta_nll", "delta_se"),
+    ),
+    Shown("context use (nats)", ("context_use",), plain("context_use")),
+    Shown(
+        "context gain ± SE (nats)",
+        ("context_gain", "context_gain_se"),
+        lambda row: with_error(row, "context_gain", "context_gain_se"),
+    ),
+    Shown("class accuracy", ("class_accuracy",), plain("class_accuracy")),
+    Shown("SW (floor) (spreads)", ("sw", "sw_floor"), with_floor("sw")),
+    Shown("draws (s/1000)", ("sample_seconds_per_1000",), plain("sample_seconds_per_1000")),
+    Shown("params", ("num_parameters",), count),
+    Shown("train (s)", ("train_seconds",), plain("train_seconds")),
+)
+
+_FIELD_STATISTICS = (
+    ("P(k) mean R²", "pk_mean_r2", 4),
+    ("P(k) std R²", "pk_std_r2", 4),
+    ("P(k) error", "pk_error", 2),
+    ("pixel W1", "pixel_w1", 2),
+    ("peaks", "peaks_error", 2),
+    ("Minkowski", "minkowski_error", 2),
+    ("bispectrum", "bispectrum_error", 2),
+    ("scattering", "scattering_distance", 2),
+)
+FIELDS = tuple(
+    Shown(f"{heading} (floor)", (name, f"{name}_floor"), with_floor(name, digits))
+    for heading, name, digits in _FIELD_STATISTICS
+)
+
+# A dataset has a block of each of these that has something to say: what its title adds, and the columns.
+PARTS = (("", MAIN), ("field statistics", FIELDS))
+
+# That these are empty needs a word only beside models that have them.
+OPTIONAL = {
+    *("nll_seed_se", "bits_per_dim", "excess_nll", "nll_per_dim"),
+    *("context_gain", "context_gain_se", "class_accuracy"),
+}
