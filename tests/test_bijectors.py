@@ -13,7 +13,10 @@ from flowzoo.bijectors import (
     Identity,
     Log,
     Logit,
+    Rescale,
+    SoftLog,
     Standardize,
+    VectorAndImage,
     Whiten,
     from_description,
 )
@@ -33,9 +36,13 @@ MAPS = {
     "whiten": lambda: Whiten((3,)),
     "log": Log,
     "logit": lambda: Logit(0, 50),
+    "soft log": lambda: SoftLog(1.5),
+    "rescale": lambda: Rescale(0, 50),
     "compose": lambda: Compose(Log(), Standardize((3,))),
     "logit and standardize": lambda: Compose(Logit(0, 50, alpha=0.01), Standardize((3,))),
     "columns": lambda: Columns([0, 2], Compose(Log(), Whiten((2,)))),
+    "vector and image": lambda: VectorAndImage((1, 1, 2), Log(), Compose(Logit(0, 50), Standardize((1, 1, 2)))),
+    "image alone": lambda: VectorAndImage((3, 1, 1), Identity(), Standardize((3, 1, 1))),
     "all": lambda: Compose(Columns([1], Log()), Columns([2], Logit(0, 50)), Standardize((3,)), Whiten((3,))),
 }
 
@@ -61,7 +68,7 @@ def test_log_slopes_add_up_to_the_log_det_of_the_jacobian(fitted):
 
 
 def test_elementwise_maps_state_each_slope():
-    for name in ("identity", "standardize", "log", "logit", "compose"):
+    for name in ("identity", "standardize", "log", "logit", "soft log", "rescale", "compose", "vector and image"):
         bijector = MAPS[name]().double()
         bijector.fit(positive())
         x = positive()[:5].requires_grad_()
@@ -158,6 +165,16 @@ def test_all_constant_columns_are_listed():
         Standardize((3,)).fit(x, "abc")
 
 
+def test_moments_taken_in_pieces_are_those_of_the_whole(monkeypatch):
+    x = 1e4 + torch.randn(50, 2, 3, 4, generator=generator(6, "x")) * torch.tensor([1.0, 9.0])[:, None, None]
+    whole, pieces = Standardize((2, 3, 4)), Standardize((2, 3, 4))
+    whole.fit(x)
+    monkeypatch.setattr("flowzoo.bijectors._affine.PIECE", 7 * 24 + 5)  # seven events at a time, and one left over
+    pieces.fit(x)
+    torch.testing.assert_close(pieces.mean, whole.mean, rtol=1e-7, atol=0)
+    torch.testing.assert_close(pieces.std, whole.std, rtol=1e-6, atol=0)
+
+
 # -- Whiten ---------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +264,74 @@ def test_log_inverts_over_sixty_decades(value):
     assert float(log_slope) == pytest.approx(-math.log(value), abs=1e-12)
 
 
+@pytest.mark.parametrize("byte", [0, 255])
+def test_logit_of_a_byte_is_finite_with_any_noise(byte):
+    # In float32 255 + U(0, 1) can round to 256.
+    x = byte + torch.tensor([0.0, 0.5, 1 - 2**-24])
+    u, log_slope = Logit(0, 256).to_latent(x)
+    assert bool(u.isfinite().all() & log_slope.isfinite().all())
+    torch.testing.assert_close(Logit(0, 256).to_data(u)[0], x, atol=1e-3, rtol=0)
+
+
+# -- SoftLog and Rescale --------------------------------------------------------------------------------------------
+
+
+def test_soft_log_is_the_identity_up_to_tau_and_a_logarithm_beyond():
+    x = torch.tensor([0.0, 1.9, -2.0, 2.0 + math.e - 1, -(2.0 + math.e**5 - 1)], dtype=torch.float64)
+    u, log_slope = SoftLog(2).to_latent(x)
+    assert u.tolist() == pytest.approx([0, 1.9, -2, 3, -7])
+    assert log_slope.tolist() == pytest.approx([0, 0, 0, -1, -5])
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 3.0])
+def test_soft_log_states_its_slope_and_increases(tau):
+    x = torch.cat([torch.linspace(-20, 20, 4001), torch.tensor([-tau, 0.0, tau])]).double().sort().values
+    x = x.unique().requires_grad_()
+    u, log_slope = SoftLog(tau).to_latent(x)
+    (slope,) = torch.autograd.grad(u.sum(), x)
+    torch.testing.assert_close(log_slope, slope.log(), rtol=1e-12, atol=1e-12)
+    assert bool((u.diff() > 0).all())
+    back, inverse_slope = SoftLog(tau).to_data(u.detach())
+    torch.testing.assert_close(back, x.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(inverse_slope, -log_slope.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_soft_log_and_its_slope_are_continuous_at_tau():
+    tau, step = 0.7, 1e-9
+    u, log_slope = SoftLog(tau).to_latent(torch.tensor([tau - step, tau + step], dtype=torch.float64))
+    assert float(u.diff()) == pytest.approx(2 * step, rel=1e-6)
+    assert abs(float(log_slope.diff())) < 2 * step
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-1e30, 1e30), st.floats(0, 1e3))
+def test_soft_log_inverts_over_sixty_decades(value, tau):
+    x = torch.tensor([value], dtype=torch.float64)
+    u, forward = SoftLog(tau).to_latent(x)
+    back, backward = SoftLog(tau).to_data(u)
+    # u is rounded to 1e-16 of tau + log|x|, which is what x is then known to.
+    assert float(back) == pytest.approx(value, rel=1e-11, abs=1e-12)
+    assert float(backward) == pytest.approx(-float(forward), abs=1e-11)
+
+
+@pytest.mark.parametrize("tau", [-1, math.nan, math.inf])
+def test_soft_log_without_a_core_is_refused(tau):
+    with pytest.raises(ValueError, match="soft log needs a finite tau >= 0; got"):
+        SoftLog(tau)
+
+
+def test_rescale_takes_the_range_to_a_half_on_either_side():
+    u, log_slope = Rescale(-2, 6).to_latent(torch.tensor([-2.0, 2.0, 6.0]))
+    assert u.tolist() == [-0.5, 0, 0.5]
+    assert log_slope.tolist() == pytest.approx([-math.log(8)] * 3)
+
+
+@pytest.mark.parametrize("ends", [(1, 1), (2, 1), (0, math.inf)])
+def test_rescale_of_no_range_is_refused(ends):
+    with pytest.raises(ValueError, match="rescale needs finite low < high"):
+        Rescale(*ends)
+
+
 # -- Columns --------------------------------------------------------------------------------------------------------
 
 
@@ -281,3 +366,32 @@ def test_column_of_a_part_is_refused_by_its_own_name():
     bad[0, 2] = -1
     with pytest.raises(ValueError, match=r"^column 'age': 1 of 400 rows are <= 0"):
         Columns([1, 2], Log()).fit(bad, ["mass", "sfr", "age"])
+
+
+# -- VectorAndImage -------------------------------------------------------------------------------------------------
+
+
+def test_vector_and_image_are_mapped_apart_and_the_image_in_its_shape():
+    x = torch.randn(40, 2 + 12, generator=generator(7, "x")) * 3 + 5
+    bijector = VectorAndImage((2, 2, 3), Whiten((2,)), Standardize((2, 2, 3)))
+    u = bijector.fit(x)
+    torch.testing.assert_close(u[:, :2], Whiten((2,)).fit(x[:, :2]))
+    alone = Standardize((2, 2, 3)).fit(x[:, 2:].reshape(40, 2, 2, 3))
+    torch.testing.assert_close(u[:, 2:], alone.flatten(1))
+
+
+def test_faults_of_vector_and_image_are_named_by_column_and_channel():
+    x = torch.randn(40, 2 + 8, generator=generator(8, "x"))
+    bijector = VectorAndImage((2, 2, 2), Standardize((2,)), Standardize((2, 2, 2)))
+    for column, name in ((1, "sigma_8"), (slice(6, 10), "log10 HI")):
+        bad = x.clone()
+        bad[:, column] = 1.0
+        with pytest.raises(ValueError, match=f"^column '{name}': constant over all 40"):
+            bijector.fit(bad, ["Omega_m", "sigma_8", "log10 Mcdm", "log10 HI"])
+        with pytest.raises(ValueError, match=r"^column 1: constant over all 40"):
+            bijector.fit(bad)
+
+
+def test_fewer_columns_than_the_image_has_are_refused():
+    with pytest.raises(ValueError, match=r"the last 8 columns are an image \(2, 2, 2\); got 7 columns"):
+        VectorAndImage((2, 2, 2), Identity(), Identity()).to_latent(torch.zeros(3, 7))

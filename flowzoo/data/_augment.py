@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SYMMETRIES = ("flip", "quarter_turn", "shift")
+SYMMETRIES = ("flip", "quarter_turn", "shift", "mirror")
 
 
 def augment(x: Tensor, symmetries: Sequence[str], generator: torch.Generator) -> Tensor:
@@ -15,7 +15,8 @@ def augment(x: Tensor, symmetries: Sequence[str], generator: torch.Generator) ->
 
     Args:
         x: images.
-        symmetries: any of ``"flip"`` (both axes), ``"quarter_turn"`` (square images), ``"shift"`` (periodic).
+        symmetries: any of ``"flip"`` (both axes), ``"quarter_turn"`` (square images), ``"shift"`` (periodic) and
+            ``"mirror"`` (left and right alone, for images that have an up and a down).
         generator: on the device of ``x``.
 
     Raises:
@@ -30,6 +31,8 @@ def augment(x: Tensor, symmetries: Sequence[str], generator: torch.Generator) ->
         if symmetry == "flip":
             x = torch.where(coin(), x.flip(-1), x)
             x = torch.where(coin(), x.flip(-2), x)
+        elif symmetry == "mirror":
+            x = torch.where(coin(), x.flip(-1), x)
         elif symmetry == "quarter_turn":
             if height != width:
                 raise ValueError(f"quarter turns need square images; got {height} x {width}")

@@ -34,7 +34,7 @@ class Data:
             which errors are taken. By default each event is its own group.
         names: a name per column of a vector event, or per channel of an image.
         units: as ``names``.
-        context_names: a name per column of the context.
+        context_names: a name per column of the context, or per channel of what in it is an image.
         context_units: as ``context_names``.
         levels: for integer data, the values that it can take.
         periodic: axes of an event (0 is the first) along which it is periodic.
@@ -42,7 +42,7 @@ class Data:
             wavenumbers get their unit.
         context_image: shape ``(C, H, W)`` of the image that the last C H W columns of a flat context are, where a
             context is a vector and an image together; the columns before it are the vector.
-        augment: symmetries that leave the density unchanged: ``"flip"``, ``"quarter_turn"``, ``"shift"``.
+        augment: symmetries that leave the density unchanged: ``"flip"``, ``"mirror"``, ``"quarter_turn"``, ``"shift"``.
         x_map: unfitted map to network units; None chooses a standardisation (for integer data a logit before it).
         context_map: the same for the context.
         given_split: ``(N,)`` of 0 (train), 1 (validation), 2 (test), when the field has an official split.

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-import re
+import math
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor
 
+from flowzoo.bijectors import Bijector, Standardize, VectorAndImage
 from flowzoo.config import ConfigError
+from flowzoo.data import _camels as camels
 from flowzoo.data._augment import SYMMETRIES
+from flowzoo.data._channels import Channels, each, shown
+from flowzoo.data._context import default_context_map
 from flowzoo.data._data import Data
 from flowzoo.data._readers import Whole, Words, listed, words
 from flowzoo.registry import DATASETS
-from flowzoo.seeding import generator
+
+
+def _side(value: Any) -> tuple[float, str] | None:
+    """A length and its unit, from a pair or from text such as ``25 Mpc/h`` or ``25, Mpc/h``."""
+    if value is None or value == "":
+        return None
+    parts = value.replace(",", " ").split(maxsplit=1) if isinstance(value, str) else list(listed(value))
+    try:
+        length, unit = float(parts[0]), str(parts[1]).strip() if len(parts) > 1 else ""
+    except (TypeError, ValueError, IndexError):
+        length, unit = math.nan, ""
+    if len(parts) > 2 or not (math.isfinite(length) and length > 0):
+        raise ConfigError(f"side must be a positive length and its unit, such as '25 Mpc/h'; got {value!r}")
+    return length, unit
+
+
+Numbers = Annotated[tuple[float, ...], BeforeValidator(listed)]
+Side = Annotated[tuple[float, str] | None, BeforeValidator(_side)]
 
 
 @DATASETS.register
 @dataclass(frozen=True)
 class Maps:
-    r"""Images of a positive field, 1 x H x W in dex, given the parameters of their simulations.
+    r"""Images of positive fields, C x H x W in dex, given the parameters of their simulations.
 
     .. math:: x = \log_{10}(\mathrm{map} + \mathrm{floor}) + N(0, \mathrm{noise\_dex}^2)
 
@@ -35,116 +56,191 @@ class Maps:
     atom has no density: the floor gives them a logarithm, the noise a density, and both are part of what is
     scored.
 
+    With ``context_field`` the context is a vector and an image: the parameters, then the C' H' W' pixels of
+    log10(map + floor) of another field of the same region (dark matter to hydrogen), or of the same one at low
+    resolution (super-resolution). It is flat, one row per event, and ``Data.context_image`` says (C', H', W').
+
     Args:
         root: folder with both files; or give ``maps`` and ``params``.
-        maps: the ``.npy`` file; by default the only ``Maps_*.npy`` in ``root``.
-        params: the text file; by default the only ``params_*.txt`` in ``root``.
+        maps: the ``.npy`` file; by default that of ``field`` in ``root``.
+        params: the text file; by default the only ``params_*.txt`` in ``root``, or else the only
+            ``CosmoAstroSeed_*.txt``.
         field: which maps, where ``root`` has several: a field such as ``HI``, or a pattern of the file name
-            such as ``Maps_HI_*_LH_*``.
-        parameters: columns of ``params``, by name or by position from 0; all by default.
-        floor: added to the map before the logarithm, in the units of the map.
-        noise_dex: standard deviation of the noise added after it, in dex; seeded per map.
+            such as ``Maps_HI_*_LH_*``. Several, such as ``HI,Mgas``, are the channels of one image.
+        suite: where ``root`` has several: ``IllustrisTNG``, ``SIMBA``, ``Nbody_SIMBA``, ...
+        set: the same for ``LH``, ``1P``, ``CV``, ...
+        parameters: columns of ``params``, by name or by position from 0; all by default; ``none`` for none.
+        floor: added to the map before the logarithm, in the units of the map; one number, or one per field.
+        noise_dex: standard deviation of the noise added after it, in dex; one number, or one per field. Seeded per
+            map and channel.
         downsample: mean over blocks of this many pixels a side, before the logarithm.
         num_maps: use the first of each simulation only; None: all.
-        augment: symmetries for training: flip, quarter_turn, shift. By default flip, and quarter_turn if the
-            maps are square.
-        periodic: axes of the event along which it is periodic (1, 2), if any.
+        context_field: field or fields (or patterns of their file names) whose maps are given as an image.
+        context_floor: as ``floor``, for these.
+        context_downsample: as ``downsample``, for these. They get no noise: nothing needs their density.
+        side: length of a map along its last axis and its unit, such as ``25 Mpc/h`` (the box of CAMELS).
+        augment: symmetries for training: flip, quarter_turn, shift. By default flip, quarter_turn if the maps are
+            square, and shift if they are periodic along both axes; none with ``context_field``, because only the
+            event is turned.
+        periodic: axes of the event along which it is periodic (1, 2), if any; those of CAMELS are along both.
         seed: of the noise.
     """
 
     root: str = ""
     maps: str = ""
     params: str = ""
-    field: str = ""
+    field: Words = ()
+    suite: str = ""
+    set: str = ""
     parameters: Words = ()
-    floor: float = 1e3
-    noise_dex: float = 0.05
+    floor: Numbers = (1e3,)
+    noise_dex: Numbers = (0.05,)
     downsample: int = 1
     num_maps: int | None = None
+    context_field: Words = ()
+    context_floor: Numbers = (1e3,)
+    context_downsample: int = 1
+    side: Side = None
     augment: Words | None = None
     periodic: Whole = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
         # In Python a single one may be given as its name, as on the command line.
-        object.__setattr__(self, "parameters", words(self.parameters))
-        object.__setattr__(self, "periodic", tuple(int(axis) for axis in listed(self.periodic)))
+        for name in ("field", "parameters", "context_field"):
+            object.__setattr__(self, name, words(getattr(self, name)))
+        for name in ("floor", "noise_dex", "context_floor"):
+            object.__setattr__(self, name, tuple(float(value) for value in listed(getattr(self, name))))
+        object.__setattr__(self, "periodic", tuple(sorted({int(axis) for axis in listed(self.periodic)})))
+        object.__setattr__(self, "side", _side(self.side))
         if self.augment is not None:
             object.__setattr__(self, "augment", words(self.augment))
 
     def load(self) -> Data:
-        """Read both files, map by map.
+        """Read the files, map by map.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if several files could be meant, the two do not fit together, or a map has no
-                logarithm.
+            ConfigError: if several files could be meant, or an option does not fit the maps.
+            ValueError: if the files do not fit together, a map has no logarithm, or the floor hides a field.
         """
-        if not (np.isfinite(self.floor) and np.isfinite(self.noise_dex) and self.noise_dex >= 0):
-            raise ConfigError(f"floor and noise_dex must be finite, noise_dex >= 0; got {self.floor}, {self.noise_dex}")
-        maps_file = self._file("maps", "Maps_*.npy", self.field)
-        params_file = self._file("params", "params_*.txt", "")
-        maps = _open(maps_file)
-        values, names, units = _read_params(params_file)
-        chosen = _choose(self.parameters, names, params_file)
-        per_row, rest = divmod(len(maps), len(values))
+        self._check_options()
+        files, params_file = self._files()
+        arrays = camels.open_fields(files)
+        values, names, units = camels.read_params(params_file)
+        chosen = camels.choose(self.parameters, names, params_file)
+        total, height, width = arrays[0].shape
+        per_row, rest = divmod(total, len(values))
         if rest or not per_row:
             raise ValueError(
-                f"{maps_file.name} has {len(maps)} maps and {params_file.name} {len(values)} rows; the "
+                f"{files[0].path.name} has {total} maps and {params_file.name} {len(values)} rows; the "
                 "number of maps must be a multiple of the number of rows (map i belongs to row i // k)"
             )
         count = per_row if self.num_maps is None else self.num_maps
         if not 1 <= count <= per_row:
             raise ConfigError(f"num_maps must be from 1 to {per_row}, the maps per simulation; got {count}")
-        height, width = maps.shape[1:]
-        if self.downsample < 1 or height % self.downsample or width % self.downsample:
-            raise ConfigError(f"downsample must divide {height} x {width} pixels; got {self.downsample}")
 
-        index = np.arange(len(maps))
+        index = np.arange(total)
         index = index[index % per_row < count]
         simulation = torch.from_numpy(index // per_row)
-        match = re.match(r"Maps_([^_]+)_", maps_file.name)
-        notes = [f"log10(map + {self.floor:g}), plus N(0, {self.noise_dex:g} dex), seed {self.seed}"]
-        if self.downsample > 1:
-            notes.insert(0, f"mean over {self.downsample} x {self.downsample} pixels")
+        fields = Channels(files, arrays, each("floor", self.floor, files), self.downsample)
+        x = torch.empty(len(index), *fields.shape)
+        fields.write(x, index, each("noise_dex", self.noise_dex, files), self.seed)
+        vectors = torch.from_numpy(values[:, chosen]).float()
+        context: dict[str, Any] = {"context": vectors, "context_index": simulation}
+        context_names = [names[i] for i in chosen]
+        context_units = [units[i] for i in chosen]
+        notes = fields.notes(each("noise_dex", self.noise_dex, files), self.seed)
+        if self.context_field:
+            image = self._image(files[0], total)
+            context = _with_image(vectors, simulation, image, index)
+            context_names += image.names
+            context_units += ["dex"] * len(image.names)
+            notes += [f"context image: {note}" for note in image.notes()]
+        elif not chosen:
+            context = {}
         return Data(
-            x=self._logarithm(maps, index),
-            context=torch.from_numpy(values[:, chosen]).float(),
-            context_index=simulation,
+            x=x,
+            **context,
             groups=simulation,
-            names=(f"log10 {match[1] if match else 'map'}",),
-            units=("dex",),
-            context_names=tuple(names[i] for i in chosen),
-            context_units=tuple(units[i] for i in chosen),
+            names=tuple(fields.names),
+            units=("dex",) * len(fields.names),
+            context_names=tuple(context_names),
+            context_units=tuple(context_units),
             augment=self._symmetries(height, width),
             periodic=self.periodic,
+            side=self.side,
             notes=tuple(notes),
         )
 
-    def _logarithm(self, maps: np.ndarray, index: np.ndarray) -> Tensor:
-        """The events, ``(n, 1, h, w)``; one map at a time, so that the file need not fit in memory twice."""
-        f = self.downsample
-        height, width = maps.shape[1] // f, maps.shape[2] // f
-        x = torch.empty(len(index), 1, height, width)
-        negative = 0
-        for position, i in enumerate(index.tolist()):
-            pooled = maps[i].astype(np.float64).reshape(height, f, width, f).mean((1, 3)) + self.floor
-            bad = int((pooled <= 0).sum())
-            if bad or negative:
-                negative += bad
-                continue
-            noise = torch.randn(height, width, generator=generator(self.seed, "noise", i), dtype=torch.float64)
-            x[position, 0] = torch.from_numpy(np.log10(pooled)) + self.noise_dex * noise
-        if negative:
-            raise ValueError(
-                f"{negative} of {x.numel()} pixels are <= 0 after adding the floor of {self.floor:g}, which "
-                "has no logarithm; raise `floor` (in the units of the map)"
+    def _check_options(self) -> None:
+        for prefix in ("", "context_"):
+            floors = getattr(self, f"{prefix}floor")
+            if not np.isfinite([*floors, *self.noise_dex]).all() or min(self.noise_dex, default=0) < 0:
+                raise ConfigError(
+                    f"{prefix}floor and noise_dex must be finite, noise_dex >= 0; "
+                    f"got {shown(floors)}, {shown(self.noise_dex)}"
+                )
+        for axis in self.periodic:
+            if axis not in (1, 2):
+                raise ConfigError(f"periodic must be 1 (height), 2 (width) or both; got {axis}")
+        if len(set(self.field)) < len(self.field) or len(set(self.context_field)) < len(self.context_field):
+            raise ConfigError("field and context_field must name each field once")
+        if self.maps and self.field:
+            raise ConfigError("give `maps`, which is one file, or `field`, which finds files in `root`; got both")
+        if self.context_field and self.augment:
+            raise ConfigError(
+                f"augment ({', '.join(self.augment)}) would turn the maps and not the context_field beside them; "
+                "leave one of the two out"
             )
-        return x
+
+    def _files(self) -> tuple[list[camels.MapsFile], Path]:
+        """The maps of each channel and the parameters."""
+        needed = not (self.maps and self.params) or bool(self.context_field)
+        if needed and not self.root:
+            option, pattern = ("maps", "Maps_*.npy") if not self.maps else ("params", camels.TABLES[0])
+            raise ConfigError(
+                f"maps needs `root`, the folder of {pattern}, or `{option}`, the file"
+                if not (self.maps and self.params)
+                else "maps needs `root`, the folder where context_field is to be found"
+            )
+        root = Path(self.root).expanduser()
+        for path in (self.maps, self.params):
+            if path and not Path(path).expanduser().is_file():
+                raise FileNotFoundError(f"no such file: {path}")
+        if needed and not root.is_dir():
+            raise FileNotFoundError(f"no such folder: {self.root}")
+        files = (
+            [camels.MapsFile.of(Path(self.maps).expanduser())]
+            if self.maps
+            else camels.find_maps(root, self.field, self.suite, self.set)
+        )
+        camels.check_simulation(files)
+        if self.params:
+            return files, Path(self.params).expanduser()
+        return files, camels.find_params(root, self.suite, self.set, files[0])
+
+    def _image(self, like: camels.MapsFile, total: int) -> Channels:
+        """The fields of the context, map for map beside the event's."""
+        files = camels.find_context(Path(self.root).expanduser(), self.context_field, like)
+        camels.check_simulation([like, *files])
+        arrays = camels.open_fields(files)
+        if len(arrays[0]) != total:
+            raise ValueError(
+                f"context_field: {files[0].path.name} has {len(arrays[0])} maps and {like.path.name} {total}; "
+                "they must be equal in number (map i is the same region in both)"
+            )
+        floors = each("context_floor", self.context_floor, files)
+        return Channels(files, arrays, floors, self.context_downsample, prefix="context_")
 
     def _symmetries(self, height: int, width: int) -> tuple[str, ...]:
+        axes = set(self.periodic)
         if self.augment is None:
-            return ("flip", "quarter_turn") if height == width else ("flip",)
+            if self.context_field:
+                return ()
+            # A quarter turn exchanges the axes, so they must be alike.
+            turn = ("quarter_turn",) if height == width and len(axes) != 1 else ()
+            return ("flip", *turn, *(("shift",) if len(axes) == 2 else ()))
         for symmetry in self.augment:
             if symmetry not in SYMMETRIES:
                 raise ConfigError(f"unknown symmetry '{symmetry}'; known are {', '.join(SYMMETRIES)}")
@@ -152,98 +248,17 @@ class Maps:
             raise ConfigError(f"quarter turns need square maps; these have {height} x {width} pixels")
         return self.augment
 
-    def _file(self, option: str, pattern: str, field: str) -> Path:
-        """The file that an option names, or the only one in ``root`` that fits."""
-        path = getattr(self, option)
-        if path:
-            file = Path(path).expanduser()
-            if not file.is_file():
-                raise FileNotFoundError(f"no such file: {path}")
-            return file
-        if not self.root:
-            raise ConfigError(f"maps needs `root`, the folder of {pattern}, or `{option}`, the file")
-        root = Path(self.root).expanduser()
-        if not root.is_dir():
-            raise FileNotFoundError(f"no such folder: {self.root}")
-        every = sorted(file for file in root.glob(pattern) if file.is_file())
-        found = [f for f in every if not field or f.name.split("_")[1] == field or fnmatch(f.name, field)]
-        if len(found) == 1:
-            return found[0]
-        listing = ", ".join(file.name for file in (found or every)[:10]) or "none"
-        if not found:
-            what = f"no {pattern}" + (f" of field '{field}'" if field else "")
-            raise FileNotFoundError(f"{self.root} has {what}; {pattern} there: {listing}")
-        hint = "`field` or `maps`" if option == "maps" else f"`{option}`"
-        raise ConfigError(f"{self.root} has {len(found)} {pattern}, say which by {hint}: {listing}")
 
-
-def _open(file: Path) -> np.ndarray:
-    """The maps, left on disk until they are asked for."""
-    try:
-        maps = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{file}: not a readable .npy file ({' '.join(str(error).split())})") from None
-    if not isinstance(maps, np.ndarray) or maps.ndim != 3 or maps.dtype.kind not in "iuf":
-        what = f"{maps.dtype} of shape {maps.shape}" if isinstance(maps, np.ndarray) else "an archive"
-        raise ValueError(f"{file} must be an array of numbers (n, height, width); it is {what}")
-    if maps.size == 0:
-        raise ValueError(f"{file} has no maps: its shape is {maps.shape}")
-    return maps
-
-
-def _read_params(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
-    """The parameters ``(rows, columns)``, their names and their units."""
-    lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
-    comments = [line.lstrip("# ").split() for line in lines if line.startswith("#")]
-    rows = [line.split("#")[0].split() for line in lines if not line.startswith("#")]
-    if not rows:
-        raise ValueError(f"{file} has no rows of parameters")
-    widths = sorted({len(row) for row in rows})
-    if len(widths) > 1:
-        raise ValueError(f"{file}: its rows have {' or '.join(map(str, widths))} columns; they must be equally long")
-    # Other comments may stand above the header: the last one that names every column is it.
-    headers = [words for words in comments if len(words) == widths[0]]
-    names = headers[-1] if headers else [str(i) for i in range(widths[0])]
-    if not any(_is_number(row[0]) for row in rows):  # LH_0, LH_1, ...
-        rows, names = [row[1:] for row in rows], names[1:]
-    if names and names[-1].lower() == "seed":  # of the initial conditions
-        rows, names = [row[:-1] for row in rows], names[:-1]
-    if not headers:
-        names = [str(i) for i in range(len(names))]
-    for number, row in enumerate(rows, 1):
-        for word in row:
-            if not _is_number(word):
-                raise ValueError(f"{file}: '{word}' in row {number} of the parameters is not a number")
-    if not names:
-        raise ValueError(f"{file} has no column of numbers")
-    split = [re.fullmatch(r"(.+?)\[(.*)\]", name) for name in names]
-    units = [match[2] if match else "" for match in split]
-    return (
-        np.array(rows, dtype=np.float64),
-        [m[1] if m else n for m, n in zip(split, names, strict=True)],
-        units,
-    )
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _choose(parameters: tuple[str, ...], names: list[str], file: Path) -> list[int]:
-    """Columns of the parameters by name, with or without its unit, or by position."""
-    chosen = []
-    for parameter in parameters:
-        name = parameter.split("[")[0]
-        if name in names:
-            chosen.append(names.index(name))
-        elif parameter.isdecimal() and int(parameter) < len(names):
-            chosen.append(int(parameter))
-        else:
-            raise ConfigError(f"{file.name} has no parameter '{parameter}'; it has {', '.join(names)}")
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"parameters names a column twice: {', '.join(parameters)}")
-    return chosen or list(range(len(names)))
+def _with_image(vectors: Tensor, simulation: Tensor, image: Channels, index: np.ndarray) -> dict[str, Any]:
+    """The context of each event, ``(n, P + C' H' W')``, and how it is to be mapped."""
+    width = vectors.shape[1]
+    context = torch.empty(len(index), width + math.prod(image.shape))
+    context[:, :width] = vectors[simulation]
+    image.write(context[:, width:].unflatten(1, image.shape), index)
+    # One scale for each channel of the image; the vector as if it stood alone.
+    vector_map: Bijector = default_context_map((width,), len(vectors))
+    return {
+        "context": context,
+        "context_image": image.shape,
+        "context_map": VectorAndImage(image.shape, vector_map, Standardize(image.shape)),
+    }

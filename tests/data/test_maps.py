@@ -203,8 +203,35 @@ def test_symmetries_and_periodic_axes_can_be_chosen(tmp_path):
     assert data.augment == ("shift", "flip")
     assert data.periodic == (1, 2)
     assert load(root=str(tmp_path), augment="").augment == ()
-    with pytest.raises(ConfigError, match="unknown symmetry 'mirror'; known are flip"):
-        load(root=str(tmp_path), augment="mirror")
+    with pytest.raises(ConfigError, match="unknown symmetry 'spin'; known are flip"):
+        load(root=str(tmp_path), augment="spin")
+
+
+def test_maps_that_are_periodic_along_both_axes_are_shifted_too(tmp_path):
+    root = write(tmp_path)
+    assert load(root=root, periodic="2,1").augment == ("flip", "quarter_turn", "shift")
+    assert load(root=root, periodic="2,1").periodic == (1, 2)
+    # A quarter turn would exchange the periodic axis and the other one.
+    assert load(root=root, periodic=2).augment == ("flip",)
+    with pytest.raises(ConfigError, match=r"periodic must be 1 \(height\), 2 \(width\) or both; got 0"):
+        load(root=root, periodic="0,1")
+
+
+@pytest.mark.parametrize("side", ["25 Mpc/h", "25.0,Mpc/h", [25, "Mpc/h"], (25.0, "Mpc/h")])
+def test_side_is_a_length_and_its_unit(tmp_path, side):
+    assert load(root=write(tmp_path), side=side).side == (25.0, "Mpc/h")
+    assert Maps(root=str(tmp_path), side=side).side == (25.0, "Mpc/h")
+
+
+def test_side_is_not_guessed(tmp_path):
+    assert load(root=write(tmp_path)).side is None
+    assert load(root=str(tmp_path), side=25).side == (25.0, "")
+
+
+@pytest.mark.parametrize("side", ["-1 kpc", "kpc", "nan kpc", "0", (1, "kpc", "high")])
+def test_side_that_is_no_length_is_refused(tmp_path, side):
+    with pytest.raises(ConfigError, match="side must be a positive length and its unit, such as '25 Mpc/h'; got"):
+        load(root=write(tmp_path), side=side)
 
 
 def test_one_scale_for_all_pixels_of_a_channel(tmp_path):
@@ -215,6 +242,196 @@ def test_one_scale_for_all_pixels_of_a_channel(tmp_path):
     assert float(u.mean()) == pytest.approx(0, abs=1e-4)
     used = torch.unique(splits.train.context_index)
     assert torch.allclose(context_map.mean, splits.train.contexts[used].mean(0), atol=1e-4)
+
+
+# -- several fields as channels
+
+
+def second():
+    """Another field of the same simulations, of another order of magnitude."""
+    return (raw()[:, ::-1] * 1e-3 + 1e-2).astype(np.float32)
+
+
+def write_two(folder):
+    np.save(folder / "Maps_Mgas_Toy_LH_z=0.00.npy", second())
+    return write(folder)
+
+
+def test_fields_are_the_channels_in_the_order_asked_for(tmp_path):
+    data = load(root=write_two(tmp_path), field="Mgas,HI", floor="0,1e3", noise_dex=0)
+    assert data.x.shape == (15, 2, SIZE, SIZE)
+    assert data.names == ("log10 Mgas", "log10 HI")
+    assert data.units == ("dex", "dex")
+    assert np.allclose(data.x[:, 0].numpy(), np.log10(second().astype(float)), atol=1e-6)
+    assert np.allclose(data.x[:, 1].numpy(), np.log10(raw().astype(float) + 1e3), atol=1e-6)
+    assert data.notes == (
+        "log10(Mgas + 0), plus N(0, 0 dex), seed 0",
+        "log10(HI + 1000), plus N(0, 0 dex), seed 0",
+    )
+
+
+def test_noise_of_each_channel_is_its_own_and_that_of_the_first_is_that_of_a_single_field(tmp_path):
+    root = write_two(tmp_path)
+    both, clean = (load(root=root, field="HI,Mgas", floor="1e3,0", noise_dex=n) for n in ("0.05,0.1", "0"))
+    assert torch.equal(both.x[:, :1], load(root=root, field="HI").x)
+    noise = both.x - clean.x
+    assert float(noise[:, 0].std()) == pytest.approx(0.05, rel=0.1)
+    assert float(noise[:, 1].std()) == pytest.approx(0.1, rel=0.1)
+    correlation = torch.corrcoef(noise.transpose(0, 1).flatten(1))[0, 1]
+    assert abs(float(correlation)) < 5 / noise[:, 0].numel() ** 0.5
+
+
+def test_one_floor_serves_all_fields_and_another_number_of_them_is_refused(tmp_path):
+    root = write_two(tmp_path)
+    data = load(root=root, field="HI,Mgas", floor=1, noise_dex=0)
+    assert np.allclose(data.x[:, 1].numpy(), np.log10(second().astype(float) + 1), atol=1e-6)
+    with pytest.raises(ConfigError, match=r"floor must be one number or one for each of HI, Mgas; got 1, 2, 3"):
+        load(root=root, field="HI,Mgas", floor="1,2,3")
+    with pytest.raises(ConfigError, match=r"noise_dex must be one number or one for each of HI; got 1, 2"):
+        load(root=root, field="HI", noise_dex=[1, 2])
+
+
+def test_each_channel_has_one_scale(tmp_path):
+    splits = Splits.make(load(root=write_two(tmp_path), field="HI,Mgas", floor="1e3,0"))
+    x_map, _ = splits.maps()
+    assert x_map.mean.shape == (2, 1, 1)
+    u, _ = x_map.to_latent(splits.train.x)
+    assert torch.allclose(u.mean((0, 2, 3)), torch.zeros(2), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(15, SIZE, SIZE // 2), (10, SIZE, SIZE)])
+def test_fields_of_different_number_or_size_are_refused(tmp_path, shape):
+    np.save(tmp_path / "Maps_Mgas_Toy_LH_z=0.00.npy", np.ones(shape))
+    with pytest.raises(ValueError, match=r"equal in number and size.*_HI_.*\(15, 8, 8\), Maps_Mgas_.* is \("):
+        load(root=write(tmp_path), field="HI,Mgas")
+
+
+def test_field_named_twice_and_a_file_beside_a_field_are_refused(tmp_path):
+    root = write_two(tmp_path)
+    with pytest.raises(ConfigError, match="must name each field once"):
+        load(root=root, field="HI,HI")
+    with pytest.raises(ConfigError, match="give `maps`, which is one file, or `field`"):
+        load(root=root, field="HI", maps=str(tmp_path / "Maps_HI_Toy_LH_z=0.00.npy"))
+
+
+def test_floor_above_all_pixels_is_noted_and_one_that_hides_the_field_is_refused(tmp_path):
+    root = write_two(tmp_path)
+    largest = float(second().max())
+    data = load(root=root, field="HI,Mgas", floor=[1e3, 2 * largest])
+    assert data.notes[-1] == f"the floor of {2 * largest:g} is above every pixel of Mgas"
+    with pytest.raises(ValueError, match=r"Maps_Mgas.*largest pixel, .* is far below the floor of .*; lower `floor`"):
+        load(root=root, field="Mgas", floor=2000 * largest)
+
+
+def test_maps_are_not_read_as_a_whole(tmp_path, monkeypatch):
+    root = write(tmp_path)
+    asked = []
+    original = np.load
+    monkeypatch.setattr(np, "load", lambda *a, **k: asked.append(k.get("mmap_mode")) or original(*a, **k))
+    load(root=root)
+    assert asked == ["r"]
+
+
+# -- a map as context
+
+
+def test_context_is_the_parameters_and_then_the_map_of_the_other_field(tmp_path):
+    data = load(root=write_two(tmp_path), field="HI", context_field="Mgas", context_floor=0, parameters="2,0")
+    assert data.context_image == (1, SIZE, SIZE)
+    assert data.context.shape == (15, 2 + SIZE * SIZE)
+    assert data.context_index.tolist() == list(range(15))
+    assert data.groups.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert data.context[:, 0].tolist() == [10, 10, 10, 11, 11, 11, 12, 12, 12, 13, 13, 13, 14, 14, 14]
+    image = data.context[:, 2:].reshape(15, SIZE, SIZE).numpy()
+    assert np.allclose(image, np.log10(second().astype(float)), atol=1e-6)
+    assert data.context_names == ("log10_M", "Omega_m", "log10 Mgas")
+    assert data.context_units == ("Msun", "", "dex")
+    assert data.notes[-1] == "context image: log10(Mgas + 0)"
+
+
+def test_event_is_the_same_with_and_without_a_map_as_context(tmp_path):
+    root = write_two(tmp_path)
+    alone, given = load(root=root, field="HI"), load(root=root, field="HI", context_field="Mgas", context_floor=0)
+    assert torch.equal(alone.x, given.x)
+
+
+def test_low_resolution_of_the_same_field_is_a_context_for_super_resolution(tmp_path):
+    options = {"field": "HI", "context_field": "HI", "context_downsample": "4", "parameters": "none", "num_maps": 2}
+    data = load(root=write_two(tmp_path), **options)
+    assert data.context_image == (1, 2, 2)
+    kept = raw()[[0, 1, 3, 4, 6, 7, 9, 10, 12, 13]].astype(float)
+    pooled = kept.reshape(10, 2, 4, 2, 4).mean((2, 4))
+    assert np.allclose(data.context.reshape(10, 2, 2).numpy(), np.log10(pooled + 1e3), atol=1e-6)
+    assert data.notes[-2:] == ("context image: mean over 4 x 4 pixels", "context image: log10(HI + 1000)")
+
+
+def test_several_fields_can_be_the_channels_of_the_context(tmp_path):
+    options = {"context_field": "Mgas,HI", "context_floor": "0,1", "parameters": "none"}
+    data = load(root=write_two(tmp_path), field="HI", **options)
+    assert data.context_image == (2, SIZE, SIZE)
+    channels = data.context.reshape(15, 2, SIZE, SIZE)
+    assert np.allclose(channels[:, 1].numpy(), np.log10(raw().astype(float) + 1), atol=1e-6)
+
+
+def test_image_of_the_context_has_one_scale_per_channel_and_the_parameters_one_each(tmp_path):
+    options = {"context_field": "Mgas,HI", "context_floor": "0,1e3"}
+    splits = Splits.make(load(root=write_two(tmp_path), field="HI", **options))
+    _, context_map = splits.maps()
+    assert context_map.pixels.mean.shape == (2, 1, 1)
+    u, _ = context_map.to_latent(splits.train.context)
+    assert torch.allclose(u[:, :3].mean(0), torch.zeros(3), atol=1e-4)
+    image = u[:, 3:].reshape(-1, 2, SIZE, SIZE)
+    assert torch.allclose(image.mean((0, 2, 3)), torch.zeros(2), atol=1e-4)
+    assert torch.allclose(image.square().mean((0, 2, 3)), torch.ones(2), atol=1e-4)
+    # The pattern of the mean map survives: a scale for each pixel would have taken it away.
+    assert float(image.mean(0).std()) > 0.1
+
+
+def test_no_parameters_and_no_map_is_no_context(tmp_path):
+    data = load(root=write(tmp_path), parameters="none")
+    assert data.context_shape == (0,)
+    assert data.groups.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+
+
+def test_maps_beside_a_map_are_not_turned_without_it(tmp_path):
+    root = write_two(tmp_path)
+    options = {"root": root, "field": "HI", "context_field": "Mgas", "context_floor": 0, "periodic": "1,2"}
+    assert load(**options).augment == ()
+    with pytest.raises(ConfigError, match=r"augment \(flip\) would turn the maps and not the context_field"):
+        load(**options, augment="flip")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"context_field": "T"}, r"no Maps_\*.npy of field 'T'; Maps_\*.npy there: Maps_HI"),
+        (
+            {"context_field": "Mgas", "context_floor": "0", "context_downsample": 3},
+            "context_downsample must divide 8 x",
+        ),
+        ({"context_field": "Mgas", "context_floor": 1e9}, "largest pixel.*lower `context_floor`"),
+        ({"context_field": "Mgas", "context_floor": "-5"}, "<= 0 after adding.*raise `context_floor`"),
+        ({"context_field": "Mgas", "context_floor": "nan"}, "context_floor and noise_dex must be finite"),
+        ({"context_field": "Mgas", "context_floor": "1,2"}, "context_floor must be one number or one for each of Mgas"),
+    ],
+)
+def test_context_maps_that_do_not_fit_are_refused(tmp_path, options, reason):
+    with pytest.raises((ValueError, FileNotFoundError), match=reason):
+        load(root=write_two(tmp_path), field="HI", **options)
+
+
+def test_context_maps_of_another_number_are_refused(tmp_path):
+    np.save(tmp_path / "Maps_Mgas_Toy_LH_z=0.00.npy", np.ones((10, 4, 4)))
+    with pytest.raises(ValueError, match=r"Maps_Mgas_.* has 10 maps and Maps_HI_.* 15; they must be equal in number"):
+        load(root=write(tmp_path), field="HI", context_field="Mgas", context_floor=0)
+
+
+def test_context_maps_need_a_folder(tmp_path):
+    write_two(tmp_path)
+    files = {"maps": str(tmp_path / "Maps_HI_Toy_LH_z=0.00.npy"), "params": str(tmp_path / "params_LH_Toy.txt")}
+    with pytest.raises(ConfigError, match="needs `root`, the folder where context_field is to be found"):
+        load(**files, context_field="Mgas")
+    assert load(**files, root=str(tmp_path), context_field="Mgas", context_floor=0).context_image == (1, SIZE, SIZE)
 
 
 # -- files
@@ -286,6 +503,86 @@ def test_floor_and_noise_out_of_range_are_refused(tmp_path, options):
         load(root=write(tmp_path), **options)
 
 
+def write_camels(folder):
+    """Two suites, with and without gas, two sets and two redshifts, as the public folder has them side by side."""
+    for suite in ("IllustrisTNG", "SIMBA"):
+        for name in (
+            f"HI_{suite}_LH",
+            f"Mcdm_{suite}_LH",
+            f"Mtot_{suite}_LH",
+            f"Mtot_Nbody_{suite}_LH",
+            f"HI_{suite}_CV",
+        ):
+            np.save(folder / f"Maps_{name}_z=0.00.npy", raw() * (2 if suite == "SIMBA" else 1))
+        for name in (f"LH_{suite}", f"LH_Nbody_{suite}", f"CV_{suite}"):
+            (folder / f"params_{name}.txt").write_text("0.1 0.8 1 2 3 4\n0.2 0.9 1 1 1 1\n" + "0.3 0.7 1 1 1 1\n" * 3)
+    return str(folder)
+
+
+def test_suite_and_set_choose_the_maps_and_their_table(tmp_path):
+    root = write_camels(tmp_path)
+    chosen = {"root": root, "field": "HI", "noise_dex": 0, "set": "LH"}
+    tng, simba = load(**chosen, suite="IllustrisTNG"), load(**chosen, suite="SIMBA")
+    assert float(simba.x.max()) > float(tng.x.max()) + 0.2
+    # The tables that come with the maps have no header; their columns are documented.
+    assert tng.context_names == ("Omega_m", "sigma_8", "A_SN1", "A_AGN1", "A_SN2", "A_AGN2")
+    two = load(**chosen, suite="SIMBA", parameters="Omega_m,sigma_8")
+    assert two.context[:2].flatten().tolist() == pytest.approx([0.1, 0.8, 0.2, 0.9])
+    assert len(load(root=root, field="Mtot", suite="Nbody_SIMBA", set="LH")) == 15
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"field": "HI"}, "`suite` or `set` or `maps`"),
+        ({"field": "HI", "suite": "SIMBA"}, "`set` or `maps`"),
+        ({"suite": "SIMBA", "set": "LH"}, "`field` or `maps`"),
+        ({"field": "HI", "suite": "SIMBA", "set": "LH", "context_field": "Maps_M*"}, "`context_field`: Maps_Mcdm"),
+    ],
+)
+def test_what_tells_the_maps_apart_is_named(tmp_path, options, hint):
+    with pytest.raises(ConfigError, match=f"say which by {hint}"):
+        load(root=write_camels(tmp_path), **options)
+
+
+def test_other_fields_are_of_the_run_of_the_first(tmp_path):
+    root = write_camels(tmp_path)
+    data = load(root=root, field="HI,Mtot", suite="SIMBA", set="LH", context_field="Mcdm", noise_dex=0)
+    assert np.allclose(data.x[:, 1].numpy(), np.log10(2 * raw().astype(float) + 1e3), atol=1e-6)
+    pixels = data.context[:, 6:].reshape(15, SIZE, SIZE).numpy()
+    assert np.allclose(pixels, np.log10(2 * raw().astype(float) + 1e3), atol=1e-6)
+
+
+def test_twin_without_gas_is_a_context_and_another_suite_is_none(tmp_path):
+    root = write_camels(tmp_path)
+    chosen = {"root": root, "field": "HI", "suite": "SIMBA", "set": "LH"}
+    assert load(**chosen, context_field="Maps_Mtot_Nbody_SIMBA_*").context_image == (1, SIZE, SIZE)
+    with pytest.raises(
+        ValueError, match=r"Maps_HI_SIMBA.* and Maps_Mtot_Nbody_Ill.* are maps of different simulations"
+    ):
+        load(**chosen, context_field="Maps_Mtot_Nbody_IllustrisTNG_*")
+
+
+@pytest.mark.parametrize("table", ["params_LH_SIMBA.txt", "params_CV_IllustrisTNG.txt"])
+def test_table_of_another_suite_or_set_is_refused_though_its_rows_would_fit(tmp_path, table):
+    np.save(tmp_path / "Maps_HI_IllustrisTNG_LH_z=0.00.npy", raw())
+    (tmp_path / table).write_text(rows())
+    with pytest.raises(ValueError, match=f"{table} is not the table of Maps_HI_IllustrisTNG_LH"):
+        load(root=str(tmp_path))
+    assert len(load(root=str(tmp_path), params=str(tmp_path / table))) == 15
+
+
+def test_table_of_the_simulations_is_found_where_there_is_no_other(tmp_path):
+    np.save(tmp_path / "Maps_HI_IllustrisTNG_LH_z=0.00.npy", raw())
+    with pytest.raises(FileNotFoundError, match=r"has no params_\*.txt and no CosmoAstroSeed_\*.txt"):
+        load(root=str(tmp_path))
+    text = "#Name  Omega_m  sigma_8 seed\n" + "".join(f"  LH_{i} 0.{i}1 0.8{i} {i}\n" for i in range(5))
+    (tmp_path / "CosmoAstroSeed_IllustrisTNG_L25n256_LH.txt").write_text(text)
+    assert load(root=str(tmp_path)).context_names == ("Omega_m", "sigma_8")
+    (tmp_path / "params_LH_IllustrisTNG.txt").write_text(rows())
+    assert load(root=str(tmp_path)).context_names == ("0", "1", "2")
+
+
 # -- real data
 
 
@@ -316,3 +613,22 @@ def test_parameters_of_camels_are_read_with_real_maps_of_15_a_row(real, tmp_path
     assert data.context_names == ("Omega_m", "sigma_8", "A_SN1", "A_AGN1", "A_SN2", "A_AGN2")
     assert data.context.shape == (1000, 6)
     assert int(data.context_index[-1]) == 999
+
+
+def test_two_of_six_parameters_of_camels_with_its_table_in_the_folder(real, tmp_path):
+    table = next((real / "camels_params").glob("CosmoAstroSeed_*.txt"))
+    (tmp_path / table.name).write_text(table.read_text())
+    np.save(tmp_path / "Maps_Mgas_IllustrisTNG_LH_z=0.00.npy", np.ones((15_000, 1, 2), dtype=np.float32))
+    data = load(root=str(tmp_path), floor=0, parameters="Omega_m,sigma_8", side="25 Mpc/h", periodic="1,2")
+    assert data.context_names == ("Omega_m", "sigma_8")
+    assert data.context[0].tolist() == pytest.approx([0.309, 0.979])
+    assert data.side == (25.0, "Mpc/h")
+
+
+def test_hydrogen_maps_can_be_given_their_own_low_resolution(real):
+    root = str(real / "hi_maps")
+    data = load(root=root, downsample=4, context_field="HI", context_downsample=16, num_maps=2)
+    assert data.context_image == (1, 4, 4)
+    splits = Splits.make(data)
+    context = splits.maps()[1].to_latent(splits.train.context)[0]
+    assert float(context[:, 4:].square().mean()) == pytest.approx(1, abs=1e-4)

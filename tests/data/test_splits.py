@@ -236,5 +236,5 @@ def test_shift_rolls_the_image_around_its_edges():
 def test_quarter_turn_of_an_oblong_image_and_unknown_symmetries_are_refused():
     with pytest.raises(ValueError, match="square images; got 4 x 6"):
         augment(torch.zeros(2, 1, 4, 6), ("quarter_turn",), generator(0, "noise"))
-    with pytest.raises(ValueError, match="unknown symmetry 'mirror'; known are flip"):
-        augment(torch.zeros(2, 1, 4, 4), ("mirror",), generator(0, "noise"))
+    with pytest.raises(ValueError, match="unknown symmetry 'spin'; known are flip"):
+        augment(torch.zeros(2, 1, 4, 4), ("spin",), generator(0, "noise"))

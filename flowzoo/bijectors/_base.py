@@ -1,0 +1,60 @@
+"""What a fixed map is, and the one that does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Bijector(nn.Module):
+    """A fixed invertible map. A subclass implements ``to_latent``, ``to_data`` and ``describe``.
+
+    Bijectors that learn constants from data override ``fit`` and create their buffers in ``__init__`` with the
+    event's shape, so that a checkpoint loads into a freshly built map.
+    """
+
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """Set the constants from training data ``(N, *event)``; returns the mapped data.
+
+        Raises:
+            ValueError: if the data do not fit the map, naming the column and counting the rows.
+        """
+        return self.to_latent(x)[0]
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Data units to network units, with its log-derivative."""
+        raise NotImplementedError
+
+    def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Network units to data units, with its log-derivative."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What ``from_description`` needs to build the same map, constants apart."""
+        raise NotImplementedError
+
+
+class Identity(Bijector):
+    """Leaves the data as they are: one-hot classes, or data already in network units."""
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Identity."""
+        return x, torch.zeros_like(x)
+
+    def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Identity."""
+        return u, torch.zeros_like(u)
+
+    def describe(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"kind": "identity"}
+
+
+def column_name(names: Sequence[str] | None, index: int, total: int) -> str:
+    """How a message calls a column."""
+    if names is not None and len(names) == total:
+        return f"column '{names[index]}'"
+    return f"column {index}"

@@ -1,0 +1,126 @@
+"""Logarithms of positive, signed and bounded data: nothing in them is fitted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowzoo.bijectors._base import Bijector, column_name
+
+
+class Log(Bijector):
+    """Natural logarithm of strictly positive data. (log10 differs by a constant that a Standardize absorbs.)"""
+
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """Check that the data are positive."""
+        bad = (x <= 0).reshape(len(x), -1)
+        if bool(bad.any()):
+            column = int(bad.any(0).nonzero()[0])
+            raise ValueError(
+                f"{column_name(names, column, bad.shape[1])}: {int(bad[:, column].sum())} of {len(x)} rows are <= 0, "
+                "which has no logarithm. Add a stated floor, or do not take the log of this column."
+            )
+        return x.log()
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithm."""
+        u = x.log()
+        return u, -u
+
+    def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Exponential."""
+        return u.exp(), u
+
+    def describe(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"kind": "log"}
+
+
+class SoftLog(Bijector):
+    r"""Identity near zero, logarithm far from it, for signed data with long tails (velocities, charges, residuals).
+
+    .. math:: u = \begin{cases} x & |x| < \tau \\
+              \mathrm{sign}(x)\,\bigl(\tau + \log(1 + |x| - \tau)\bigr) & |x| \ge \tau \end{cases}
+              \qquad \log\frac{du}{dx} = -\log\bigl(1 + \max(0, |x| - \tau)\bigr)
+
+    Value and slope are continuous at :math:`\pm\tau`. With tau = 0 it is the bi-symmetric logarithm of Webber 2013
+    (Meas. Sci. Technol. 24, 027001) with C = 1; the exactly linear core is ours.
+
+    Args:
+        tau: half-width of the linear core, >= 0, in the units of the data (or of the map before, in a ``Compose``).
+
+    Raises:
+        ValueError: if tau is negative or not finite.
+    """
+
+    def __init__(self, tau: float) -> None:
+        super().__init__()
+        if not (math.isfinite(tau) and tau >= 0):
+            raise ValueError(f"soft log needs a finite tau >= 0; got {tau}")
+        self.tau = float(tau)
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compress the tails."""
+        # relu has slope 0 where clamp has slope 1, so that autograd finds 1 at |x| = tau, not 2.
+        tail = torch.log1p(F.relu(x.abs() - self.tau))
+        return x.clamp(-self.tau, self.tau) + x.sign() * tail, -tail
+
+    def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Stretch the tails."""
+        tail = F.relu(u.abs() - self.tau)
+        return u.clamp(-self.tau, self.tau) + u.sign() * torch.expm1(tail), tail
+
+    def describe(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"kind": "soft_log", "tau": self.tau}
+
+
+class Logit(Bijector):
+    r"""Logit of bounded data: :math:`u = \mathrm{logit}(\alpha + (1 - 2\alpha)\,(x - \ell)/(h - \ell))`.
+
+    With :math:`\alpha > 0` the ends are finite (Dinh et al. 2017, section 4.1, where alpha is 0.05).
+
+    Args:
+        low: lower end of the data.
+        high: upper end of the data.
+        alpha: distance kept from 0 and 1, in (0, 0.5).
+    """
+
+    def __init__(self, low: float, high: float, alpha: float = 0.05) -> None:
+        super().__init__()
+        if not high > low or not 0 < alpha < 0.5:
+            raise ValueError(f"logit needs low < high and 0 < alpha < 0.5; got {low}, {high}, {alpha}")
+        self.low, self.high, self.alpha = float(low), float(high), float(alpha)
+        self._slope = (1 - 2 * self.alpha) / (self.high - self.low)
+
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+        """Check that the data lie within the bounds."""
+        bad = ((x < self.low) | (x > self.high)).reshape(len(x), -1)
+        if bool(bad.any()):
+            column = int(bad.any(0).nonzero()[0])
+            raise ValueError(
+                f"{column_name(names, column, bad.shape[1])}: {int(bad[:, column].sum())} of {len(x)} rows lie outside "
+                f"[{self.low:g}, {self.high:g}], the bounds given for the logit."
+            )
+        return self.to_latent(x)[0]
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale into (0, 1), then logit."""
+        p = self.alpha + self._slope * (x - self.low)
+        u = torch.logit(p)
+        # d logit(p)/dp = 1/(p(1-p)), and -log p(1-p) = softplus(u) + softplus(-u)
+        return u, math.log(self._slope) + F.softplus(u) + F.softplus(-u)
+
+    def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Sigmoid, then scale back."""
+        x = (torch.sigmoid(u) - self.alpha) / self._slope + self.low
+        return x, -math.log(self._slope) - F.softplus(u) - F.softplus(-u)
+
+    def describe(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"kind": "logit", "low": self.low, "high": self.high, "alpha": self.alpha}

@@ -1,0 +1,269 @@
+"""Files in the layout of the CAMELS Multifield Dataset: which file is which, and what is in it.
+
+Villaescusa-Navarro et al. 2022, ApJS 259, 61: maps are ``Maps_<field>_<suite>_<set>_z=<z>.npy`` (the suite of a run
+without gas is ``Nbody_<suite>``), parameters ``params_<set>_<suite>.txt`` with one row per simulation, or the table
+``CosmoAstroSeed_*.txt`` of the simulations themselves. Map i of a file and map i of another of the same suite, set and
+redshift are the same region of the same simulation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+
+from flowzoo.config import ConfigError
+
+TABLES = ("params_*.txt", "CosmoAstroSeed_*.txt")  # the second is looked for where there is none of the first
+# Columns of the tables that come with the maps, which have no header (the dataset's documentation, "2D maps").
+PARAMETERS = ("Omega_m", "sigma_8", "A_SN1", "A_AGN1", "A_SN2", "A_AGN2")
+SUITES = ("IllustrisTNG", "SIMBA", "Astrid")
+SETS = ("LH", "1P", "CV", "EX", "SB28")
+
+
+class MapsFile(NamedTuple):
+    """What the name of a file of maps says; empty where it says nothing."""
+
+    path: Path
+    field: str
+    suite: str = ""
+    set: str = ""
+    redshift: str = ""
+
+    @classmethod
+    def of(cls, path: Path) -> MapsFile:
+        """Read a name."""
+        full = re.fullmatch(r"Maps_([^_]+)_(.+)_([^_]+)_z=([^_]+)\.npy", path.name)
+        if full:
+            return cls(path, *full.groups())
+        part = re.match(r"Maps_([^_]+)_", path.name)
+        return cls(path, part[1] if part else "map")
+
+    @property
+    def simulation(self) -> tuple[str, str, str]:
+        """Suite, set and redshift; a run with gas and its twin without have the same."""
+        return self.suite.removeprefix("Nbody_"), self.set, self.redshift
+
+
+# -- which files
+
+
+def find_maps(root: Path, words: Sequence[str], suite: str, subset: str) -> list[MapsFile]:
+    """The file of each field in ``root``; of the only field if ``words`` is empty.
+
+    Raises:
+        FileNotFoundError: if there is none, with those that there are.
+        ConfigError: if several could be meant, with the options that tell them apart.
+    """
+    every = [MapsFile.of(path) for path in sorted(root.glob("Maps_*.npy")) if path.is_file()]
+    found: list[MapsFile] = []
+    for word in words or ("",):
+        fitting = [f for f in every if _means(word, f) and suite in ("", f.suite) and subset in ("", f.set)]
+        found.append(_only(_like(found[0], fitting) if found else fitting, every, root, word, suite, subset))
+    return found
+
+
+def find_context(root: Path, words: Sequence[str], like: MapsFile) -> list[MapsFile]:
+    """The file of each field of a context in ``root``, of the simulations of ``like``.
+
+    Raises:
+        FileNotFoundError, ConfigError: as ``find_maps``.
+    """
+    every = [MapsFile.of(path) for path in sorted(root.glob("Maps_*.npy")) if path.is_file()]
+    found = []
+    for word in words:
+        fitting = _like(like, [f for f in every if _means(word, f)])
+        found.append(_only(fitting, every, root, word, "", "", option="context_field"))
+    return found
+
+
+def find_params(root: Path, suite: str, subset: str, like: MapsFile) -> Path:
+    """The only table of parameters in ``root``, of this suite and set where they are given and it names them.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ConfigError: if several could be meant.
+        ValueError: if it names another suite or set than the maps of ``like``.
+    """
+    for pattern in TABLES:
+        every = sorted(path for path in root.glob(pattern) if path.is_file())
+        found = [path for path in every if _is_of(path, suite, subset)] or every
+        if len(found) > 1:
+            listing = ", ".join(path.name for path in found[:10])
+            raise ConfigError(f"{root} has {len(found)} {pattern}, say which by `params`: {listing}")
+        if found:
+            # 1,000 rows fit 15,000 maps of another suite as well.
+            words = set(re.split("[_.]", found[0].name))
+            for known, own in ((SUITES, like.simulation[0]), (SETS, like.set)):
+                if own in known and own not in words and words & set(known):
+                    raise ValueError(
+                        f"{found[0].name} is not the table of {like.path.name}; put that into the folder, or give it "
+                        "as `params`"
+                    )
+            return found[0]
+    raise FileNotFoundError(f"{root} has no {' and no '.join(TABLES)}; give the table as `params`")
+
+
+def check_simulation(files: Sequence[MapsFile]) -> None:
+    """Refuse maps of different simulations, as far as their names tell.
+
+    Raises:
+        ValueError: naming the two.
+    """
+    first, *others = files
+    for other in others:
+        if first.suite and other.suite and first.simulation != other.simulation:
+            raise ValueError(
+                f"{first.path.name} and {other.path.name} are maps of different simulations; suite, set and redshift "
+                "must be the same (a suite and its Nbody_ twin are)"
+            )
+
+
+def _is_of(table: Path, suite: str, subset: str) -> bool:
+    words = f"_{table.stem}_"
+    without_gas = suite.startswith("Nbody_") == ("_Nbody_" in words)
+    return (not subset or f"_{subset}_" in words) and (not suite or (f"_{suite}_" in words and without_gas))
+
+
+def _means(word: str, file: MapsFile) -> bool:
+    return not word or word == file.field or fnmatch(file.path.name, word)
+
+
+def _like(first: MapsFile, files: list[MapsFile]) -> list[MapsFile]:
+    """Those of the same run as another file, else of its twin, else all."""
+    same = [f for f in files if f[2:] == first[2:]]
+    return same or [f for f in files if f.simulation == first.simulation] or files
+
+
+def _only(
+    found: list[MapsFile],
+    every: list[MapsFile],
+    root: Path,
+    word: str,
+    suite: str,
+    subset: str,
+    option: str = "field",
+) -> MapsFile:
+    if len(found) == 1:
+        return found[0]
+    listing = ", ".join(f.path.name for f in (found or every)[:10]) or "none"
+    if not found:
+        asked = {"field": word, "suite": suite, "set": subset}
+        what = " and".join(f" of {name} '{value}'" for name, value in asked.items() if value)
+        raise FileNotFoundError(f"{root} has no Maps_*.npy{what}; Maps_*.npy there: {listing}")
+    hints = [f"`{option}`"]
+    if option == "field":
+        # Where they are of one field, the name of the field cannot tell them apart.
+        differ = [name for name in ("field", "suite", "set") if len({getattr(f, name) for f in found}) > 1]
+        hints = [f"`{name}`" for name in differ or ["field"]] + ["`maps`"]
+    raise ConfigError(f"{root} has {len(found)} Maps_*.npy, say which by {' or '.join(hints)}: {listing}")
+
+
+# -- what is in them
+
+
+def open_maps(file: Path) -> np.ndarray:
+    """The maps ``(n, height, width)``, left on disk until they are asked for.
+
+    Raises:
+        ValueError: if the file is not such an array, or is empty.
+    """
+    try:
+        maps = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{file}: not a readable .npy file ({' '.join(str(error).split())})") from None
+    if not isinstance(maps, np.ndarray) or maps.ndim != 3 or maps.dtype.kind not in "iuf":
+        what = f"{maps.dtype} of shape {maps.shape}" if isinstance(maps, np.ndarray) else "an archive"
+        raise ValueError(f"{file} must be an array of numbers (n, height, width); it is {what}")
+    if maps.size == 0:
+        raise ValueError(f"{file} has no maps: its shape is {maps.shape}")
+    return maps
+
+
+def open_fields(files: Sequence[MapsFile]) -> list[np.ndarray]:
+    """The maps of several fields, equal in number and size.
+
+    Raises:
+        ValueError: as ``open_maps``, or if they are not equal.
+    """
+    arrays = [open_maps(file.path) for file in files]
+    shapes = [f"{file.path.name} is {array.shape}" for file, array in zip(files, arrays, strict=True)]
+    if len({array.shape for array in arrays}) > 1:
+        raise ValueError(
+            f"the maps of the fields must be equal in number and size, because each is a channel; {', '.join(shapes)}"
+        )
+    return arrays
+
+
+def read_params(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
+    """The parameters ``(rows, columns)``, their names and their units.
+
+    Raises:
+        ValueError: if rows are missing, of different lengths, or hold what is no number.
+    """
+    lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    comments = [line.lstrip("# ").split() for line in lines if line.startswith("#")]
+    rows = [line.split("#")[0].split() for line in lines if not line.startswith("#")]
+    if not rows:
+        raise ValueError(f"{file} has no rows of parameters")
+    widths = sorted({len(row) for row in rows})
+    if len(widths) > 1:
+        raise ValueError(f"{file}: its rows have {' or '.join(map(str, widths))} columns; they must be equally long")
+    # Other comments may stand above the header: the last one that names every column is it.
+    headers = [words for words in comments if len(words) == widths[0]]
+    names = headers[-1] if headers else [str(i) for i in range(widths[0])]
+    if not any(_is_number(row[0]) for row in rows):  # LH_0, LH_1, ...
+        rows, names = [row[1:] for row in rows], names[1:]
+    if names and names[-1].lower() == "seed":  # of the initial conditions
+        rows, names = [row[:-1] for row in rows], names[:-1]
+    if not headers:
+        of_camels = len(names) == len(PARAMETERS) and set(SUITES) & set(re.split("[_.]", file.name))
+        names = list(PARAMETERS) if of_camels else [str(i) for i in range(len(names))]
+    for number, row in enumerate(rows, 1):
+        for word in row:
+            if not _is_number(word):
+                raise ValueError(f"{file}: '{word}' in row {number} of the parameters is not a number")
+    if not names:
+        raise ValueError(f"{file} has no column of numbers")
+    split = [re.fullmatch(r"(.+?)\[(.*)\]", name) for name in names]
+    units = [match[2] if match else "" for match in split]
+    return (
+        np.array(rows, dtype=np.float64),
+        [m[1] if m else n for m, n in zip(split, names, strict=True)],
+        units,
+    )
+
+
+def choose(parameters: tuple[str, ...], names: list[str], file: Path) -> list[int]:
+    """Columns of the parameters by name, with or without its unit, or by position; ``none`` chooses none.
+
+    Raises:
+        ConfigError: for a name that there is not, or one given twice.
+    """
+    if [parameter.lower() for parameter in parameters] == ["none"]:
+        return []
+    chosen = []
+    for parameter in parameters:
+        name = parameter.split("[")[0]
+        if name in names:
+            chosen.append(names.index(name))
+        elif parameter.isdecimal() and int(parameter) < len(names):
+            chosen.append(int(parameter))
+        else:
+            raise ConfigError(f"{file.name} has no parameter '{parameter}'; it has {', '.join(names)}")
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"parameters names a column twice: {', '.join(parameters)}")
+    return chosen or list(range(len(names)))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
