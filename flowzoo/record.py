@@ -43,6 +43,9 @@ class Record:
         config: every option of dataset, model and training.
         notes: what the loader did to the data, and what the run did otherwise than asked (fewer draws, say).
         run: device, versions, commit, time: where the numbers come from.
+        labels: names and units of events and context, for figures: ``names``, ``units``, ``context_names``,
+            ``context_units``, ``side`` (length and unit), ``levels`` (low, step, count); what the data do not say is
+            absent.
     """
 
     dataset: str
@@ -59,6 +62,7 @@ class Record:
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -78,13 +82,16 @@ def save(record: Record, folder: Path, scores: dict[str, Tensor] | None = None) 
     Args:
         record: the finished cell.
         folder: the ``cells`` folder of a run directory.
-        scores: ``log_prob`` ``(n_test,)`` in nats and ``group`` ``(n_test,)``, in the order of the test split.
+        scores: ``log_prob`` ``(n_test,)`` in nats and ``group`` ``(n_test,)``, in the order of the test split; and what
+            figures are drawn from, as ``<metric>.<name>``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if scores is not None:
         from safetensors.torch import save as to_bytes
 
-        write_atomic(folder / f"{record.stem}.safetensors", to_bytes(scores))
+        # clones: safetensors refuses tensors that share memory
+        own = {key: value.detach().clone().contiguous() for key, value in scores.items()}
+        write_atomic(folder / f"{record.stem}.safetensors", to_bytes(own))
     path = folder / f"{record.stem}.json"
     text = json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False, sort_keys=True)
     write_atomic(path, text.encode())
@@ -101,7 +108,8 @@ def load(path: Path) -> Record:
         values = json.loads(path.read_text())
         names = {f.name for f in dataclasses.fields(Record)}
         record = Record(**{k: v for k, v in values.items() if k in names})
-        for field_, kind in (("metrics", dict), ("missing", dict), ("config", dict), ("notes", list), ("seed", int)):
+        kinds = {"metrics": dict, "missing": dict, "config": dict, "notes": list, "seed": int, "labels": dict}
+        for field_, kind in kinds.items():
             if not isinstance(getattr(record, field_), kind):
                 raise TypeError(f"{field_} is no {kind.__name__}")
     except (OSError, ValueError, TypeError, AttributeError) as error:

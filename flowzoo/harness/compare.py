@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from flowzoo.harness.plan import BenchConfig, Cell, default_out, make_plan, open
 from flowzoo.harness.run import cpu_threads, run_cell
 from flowzoo.record import Record
 from flowzoo.report import Cell as Finished
-from flowzoo.report import Table, make_table, to_csv, to_latex, to_markdown
+from flowzoo.report import Table, make_table, to_csv, to_latex, to_markdown, write_figures
 from flowzoo.storage import write_atomic
 from flowzoo.train import FitConfig
 
@@ -34,11 +34,13 @@ class BenchResult:
         comparison: the table with its footnotes (``flowzoo.report.to_markdown`` and the like render it).
         path: the run directory.
         records: one per cell, in the order of the plan.
+        figures: the files in ``figures/``, where events are images.
     """
 
     comparison: Table
     path: Path
     records: list[Record]
+    figures: list[Path] = field(default_factory=list)
 
     @property
     def failed(self) -> list[Record]:
@@ -119,7 +121,7 @@ def execute(
     show: bool | None = None,
     on_record: Callable[[Record, bool], None] | None = None,
 ) -> BenchResult:
-    """Run the cells of a plan that have no record yet, and write the tables.
+    """Run the cells of a plan that have no record yet, and write the tables and figures.
 
     Args:
         cells: the plan.
@@ -155,7 +157,7 @@ def _conclude(done: list[Record], folder: Path) -> BenchResult:
     table = make_table(finished)
     for ending, render in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
         write_atomic(folder / f"table.{ending}", render(table).encode())
-    return BenchResult(table, folder, done)
+    return BenchResult(table, folder, done, write_figures(finished, folder))
 
 
 def _call(**arguments: Any) -> str:

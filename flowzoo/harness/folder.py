@@ -134,13 +134,15 @@ def write_readme(folder: Path, command: str, cells: Sequence[Cell]) -> None:
     for name, source in sources.items():
         lines.append(f"- `{name}`: {source.note}; split hash `{source.splits.hash}`")
         lines += [f"  - {note}" for note in source.splits.data.notes]
+    pictured = any(len(source.splits.data.event_shape) == 3 for source in sources.values())
     lines += [
         "",
         "| file | what it is |",
         "| --- | --- |",
         "| `table.csv` `table.md` `table.tex` | the comparison, a row per dataset and model |",
+        *(["| `figures/*.png` | real maps and draws, and their power spectra |"] if pictured else []),
         "| `cells/*.json` | one record per dataset, model and seed |",
-        "| `cells/*.safetensors` | log q of each test event (nats) and its group |",
+        "| `cells/*.safetensors` | log q of each test event (nats) and its group; what the figures show |",
         "| `checkpoints/*.safetensors` | trained flows: `flowzoo.load(path)` |",
         "",
     ]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from flowzoo import checkpoint, record, train
+from flowzoo.data import Data
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.context_gain import COLUMNS as GAIN_COLUMNS
 from flowzoo.harness.context_gain import context_gain
@@ -70,6 +71,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
         "split_hash": splits.hash,
         "config": cell.config,
         "run": provenance(splits.train.x.device),
+        "labels": labels_of(splits.data),
     }
     memory = PeakMemory(splits.train.x.device)
     memory.start()
@@ -121,6 +123,19 @@ def _twin_state(state: Path) -> Path:
 def state_path(cell: Cell, folder: Path) -> Path:
     """Where the state of a cell's training lies until it is over."""
     return folder / "checkpoints" / f"{cell.stem}.state.safetensors"
+
+
+def labels_of(data: Data) -> dict[str, list[str]]:
+    """What the data call their parts, as text: all that a figure needs to be read."""
+    found = {
+        "names": data.names,
+        "units": data.units,
+        "context_names": data.context_names,
+        "context_units": data.context_units,
+        "side": () if data.side is None else (f"{data.side[0]:g}", data.side[1]),
+        "levels": () if data.levels is None else [f"{value:.17g}" for value in data.levels],
+    }
+    return {name: [str(value) for value in values] for name, values in found.items() if len(values)}
 
 
 def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitResult) -> None:

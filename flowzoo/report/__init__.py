@@ -1,5 +1,6 @@
-"""The report of a run: the comparative table, and its renderings."""
+"""The report of a run: the comparative table and its renderings, and the figures."""
 
+from flowzoo.report.figures import figures, write_figures
 from flowzoo.report.render import to_csv, to_latex, to_markdown, to_terminal
 from flowzoo.report.table import Cell, Missing, Table, make_table, read_cells
 
@@ -7,10 +8,12 @@ __all__ = [
     "Cell",
     "Missing",
     "Table",
+    "figures",
     "make_table",
     "read_cells",
     "to_csv",
     "to_latex",
     "to_markdown",
     "to_terminal",
+    "write_figures",
 ]
