@@ -49,50 +49,43 @@ class ActNorm(nn.Module):
 
     def to_latent(self, x: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """Normalise, then scale and shift by the context."""
-        return self._transform(x, self._conditional(c))
+        return self._transform(x, *self._affine(c))
 
     def to_data(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """The inverse."""
-        return self._restore(y, self._conditional(c))
+        log_scale, shift = self._affine(c)
+        return self._restore(y, log_scale, shift), -self._log_det(y, log_scale)
 
     def recompute(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor, Tensor]:
         """From the output: the input, a leaf that requires gradient, and output and log|det| with graph.
 
         For ``flowzoo.layers.reversible``. The network of the context runs once.
         """
-        conditional = self._conditional(c)
+        log_scale, shift = self._affine(c)
         with torch.no_grad():
-            x, _ = self._restore(y, conditional)
+            x = self._restore(y, log_scale, shift)
         x.requires_grad_()
-        return x, *self._transform(x, conditional)
+        return x, *self._transform(x, log_scale, shift)
 
-    def _transform(self, x: Tensor, conditional: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor]:
-        mean, log_scale = _like(x, self.mean[None]), _like(x, self.log_scale[None])
-        y = (x - mean) * torch.exp(-log_scale)
-        scale, shift = conditional
-        if scale is not None and shift is not None:
-            y = y * torch.exp(_like(x, scale)) + _like(x, shift)
-        return y, self._log_det(x, scale)
+    def _affine(self, c: Given) -> tuple[Tensor, Tensor]:
+        """Log-scale and shift of both normalisations as one, ``(N or 1, C)``."""
+        log_scale, shift = -self.log_scale[None], None
+        if self.net is not None:
+            raw, shift = self.net(vector_of(c)).chunk(2, dim=1)
+            log_scale = log_scale + self.bound * torch.tanh(raw / self.bound)
+        offset = self.mean * torch.exp(log_scale)
+        return log_scale, -offset if shift is None else shift - offset
 
-    def _restore(self, y: Tensor, conditional: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor]:
-        scale, shift = conditional
-        x = y
-        if scale is not None and shift is not None:
-            x = (x - _like(y, shift)) * torch.exp(-_like(y, scale))
-        x = x * torch.exp(_like(y, self.log_scale[None])) + _like(y, self.mean[None])
-        return x, -self._log_det(y, scale)
+    def _transform(self, x: Tensor, log_scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        # One pass over the activations, where a subtraction, two products and a sum would be four.
+        y = torch.addcmul(_like(x, shift), x, _like(x, torch.exp(log_scale)))
+        return y, self._log_det(x, log_scale)
 
-    def _conditional(self, c: Given) -> tuple[Tensor | None, Tensor | None]:
-        if self.net is None:
-            return None, None
-        scale, shift = self.net(vector_of(c)).chunk(2, dim=1)
-        return self.bound * torch.tanh(scale / self.bound), shift
+    def _restore(self, y: Tensor, log_scale: Tensor, shift: Tensor) -> Tensor:
+        return (y - _like(y, shift)) * _like(y, torch.exp(-log_scale))
 
-    def _log_det(self, x: Tensor, scale: Tensor | None) -> Tensor:
-        each = -self.log_scale.sum().expand(len(x))
-        if scale is not None:
-            each = each + scale.sum(1)
-        return each * prod(x.shape[2:])
+    def _log_det(self, x: Tensor, log_scale: Tensor) -> Tensor:
+        return (log_scale.sum(1) * prod(x.shape[2:])).expand(len(x))
 
 
 class Injector(nn.Module):

@@ -112,4 +112,5 @@ def _rotation(channels: int) -> Tensor:
 
 
 def _mix(x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight) if x.ndim == 2 else F.conv2d(x, weight[:, :, None, None])
+    # A product of matrices: of few channels it is several times faster than the 1x1 convolution that it equals.
+    return torch.einsum("oc,nc...->no...", weight, x)

@@ -36,6 +36,7 @@ class Glow(ConditionalFlow):
         levels: from the data to the base.
         spectral: what comes before the first level, if anything does.
         top: the base of the last part, as a layer of which nothing is kept; None is the standard normal.
+        embedding: of the vector of a context, for the layers; None where it has none.
         pyramid: encodes the image of a context; None where it has none.
         vector_features: columns of the context that are its vector.
         image_shape: what the other columns are.
@@ -53,6 +54,7 @@ class Glow(ConditionalFlow):
         *,
         spectral: SpectralNorm | None,
         top: FactorOut | None,
+        embedding: nn.Module | None,
         pyramid: ContextPyramid | None,
         vector_features: int,
         image_shape: tuple[int, ...] | None,
@@ -67,6 +69,7 @@ class Glow(ConditionalFlow):
         self.chains = nn.ModuleList(level.chain for level in levels)
         self.splits = nn.ModuleList(level.split for level in levels if level.split is not None)
         self.top = top
+        self.embedding = embedding
         self.pyramid = pyramid
         self.squeezed = [level.squeezed for level in levels]
         self.vector_features, self.image_shape = vector_features, image_shape
@@ -100,7 +103,7 @@ class Glow(ConditionalFlow):
                 log_det = log_det + each
                 parts.append(z.flatten(1))
         if self.top is not None:
-            _, x, each = self.top.to_latent(x, contexts[-1])
+            _, x, each = self.top.to_latent(x, Context(c))
             log_det = log_det + each
         parts.append(x.flatten(1))
         return torch.cat(parts, 1).reshape(u.shape), log_det
@@ -111,7 +114,7 @@ class Glow(ConditionalFlow):
         parts = [part.reshape(-1, *shape) for part, shape in zip(flat, shapes, strict=True)]
         contexts, log_det, x = self._contexts(c), z.new_zeros(len(z)), parts.pop()
         if self.top is not None:
-            x, log_det = self.top.to_data(x[:, :0], x, contexts[-1])
+            x, log_det = self.top.to_data(x[:, :0], x, Context(c))
         for level, given in zip(reversed(self._levels()), reversed(contexts), strict=True):
             if level.split is not None:
                 x, each = level.split.to_data(x, parts.pop(), given)
@@ -131,11 +134,13 @@ class Glow(ConditionalFlow):
 
     def _contexts(self, c: Tensor) -> list[Context]:
         """What each level is given."""
-        if self.pyramid is None or self.image_shape is None:
-            return [Context(c)] * len(self.chains)
-        flat = c.flatten(1)
-        vector, image = flat.split([self.vector_features, prod(self.image_shape)], 1)
-        return [Context(vector, features) for features in self.pyramid(image.unflatten(1, self.image_shape))]
+        vector, features = c, [None] * len(self.chains)
+        if self.pyramid is not None and self.image_shape is not None:
+            vector, image = c.flatten(1).split([self.vector_features, prod(self.image_shape)], 1)
+            features = self.pyramid(image.unflatten(1, self.image_shape))
+        if self.embedding is not None:
+            vector = self.embedding(vector)
+        return [Context(vector, each) for each in features]
 
     def _part_shapes(self) -> list[torch.Size]:
         shape, shapes = self.event_shape, []

@@ -19,7 +19,7 @@ from flowzoo.layers.multiscale import ContextBase, Diagonal, FactorOut
 from flowzoo.layers.spectral import SpectralNorm
 from flowzoo.layers.spline import num_parameters
 from flowzoo.models._glow import Glow, Level
-from flowzoo.nets import ContextConv, ContextMLP, ContextPyramid, Padding, Tuned
+from flowzoo.nets import ContextConv, ContextMLP, ContextPyramid, Padding, Tuned, mlp
 from flowzoo.registry import MODELS
 
 MAX_LEVELS = 3  # the default number of levels, where the size allows as many
@@ -135,8 +135,8 @@ class _Builder:
         self.padding: Padding = config.padding or "zeros"
         self.vector, self.image_shape = self._context_parts()
         self.image_features = config.context_features if self.image_shape is not None else 0
-        # What the layers see of the vector: nothing, where it enters the base alone.
-        self.seen = 0 if config.conditioning == "base" else self.vector
+        # What the layers see of the vector: an embedding of it, or nothing where it enters the base alone.
+        self.seen = config.hidden_features if self.vector and config.conditioning != "base" else 0
 
     def build(self, x_map: Bijector | None, context_map: Bijector | None) -> ConditionalFlow:
         config = self.config
@@ -162,6 +162,7 @@ class _Builder:
             made,
             spectral=self._spectral(),
             top=self._top((channels, *size)),
+            embedding=self._embedding(),
             pyramid=pyramid,
             vector_features=self.vector,
             image_shape=self.image_shape,
@@ -183,7 +184,7 @@ class _Builder:
     def _step(self, channels: int) -> list[nn.Module]:
         config = self.config
         kinds = {"plu": LULinear, "matrix": MatrixLinear, "permutation": Permutation}
-        norm: list[nn.Module] = [ActNorm(channels, self.seen, (config.hidden_features,))]
+        norm: list[nn.Module] = [ActNorm(channels, self.seen, ())]
         if self.image_features:
             norm.append(Injector(channels, self.image_features, config.hidden_features))
         mixing: list[nn.Module] = [kinds[config.mixing](channels)]
@@ -225,6 +226,12 @@ class _Builder:
             net = Tuned(net, low_precision=config.precision == "bfloat16", channels_last=config.channels_last)
         return net
 
+    def _embedding(self) -> nn.Module | None:
+        """One network of the vector for all layers, each of which has only a linear map of what it returns."""
+        if not self.seen:
+            return None
+        return nn.Sequential(mlp(self.vector, self.seen, (self.seen,)), nn.SiLU())
+
     def _spectral(self) -> SpectralNorm | None:
         if not self.config.spectral:
             return None
@@ -240,9 +247,7 @@ class _Builder:
             if not self.image:
                 raise ValueError(f"cglow takes an image as context of images only; the events are {self.event_shape}")
             if self.config.conditioning != "layers":
-                raise ValueError(
-                    f"an image context enters the layers; got conditioning='{self.config.conditioning}'"
-                )
+                raise ValueError(f"an image context enters the layers; got conditioning='{self.config.conditioning}'")
         if len(shape) == 3:
             return 0, shape
         if len(shape) != 1:
