@@ -106,6 +106,13 @@ class ConditionalFlow(nn.Module):
         """What is added to the training loss beside the mean NLL (never to ``log_prob``); None by default."""
         return None
 
+    def prepare(self, x: Tensor, context: Tensor | None = None) -> None:
+        """What a flow measures to keep its next steps right; nothing by default.
+
+        The training calls it now and then, outside a step, with a few training events in data units. What it sets must
+        follow from the weights and these events alone, so that a resumed training goes on as it would have.
+        """
+
     # -- what a user calls ----------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
 from flowzoo.layers.chain import Chain
+from flowzoo.layers.coupling import AffineCoupling, SplineCoupling
 from flowzoo.layers.multiscale import ContextBase, FactorOut, squeeze, unsqueeze
+from flowzoo.layers.reversible import choose_anchors, reversible
 from flowzoo.layers.spectral import SpectralNorm
 from flowzoo.nets import Context, ContextPyramid
 
 PLAIN_BYTES = 2**31  # of activations per batch, above which they are recomputed rather than kept
+DRIFT = 1e-5  # relative error of a recomputed activation, above which an anchor is set
 
 
 class Level(NamedTuple):
@@ -40,6 +43,7 @@ class Glow(ConditionalFlow):
         pyramid: encodes the image of a context; None where it has none.
         vector_features: columns of the context that are its vector.
         image_shape: what the other columns are.
+        width: of the coupling networks, for the estimate of what a batch holds.
         reversible: see ``CGlow``.
         penalty: weight of the top's penalty in the training loss.
         x_map: as in ``ConditionalFlow``.
@@ -58,6 +62,7 @@ class Glow(ConditionalFlow):
         pyramid: ContextPyramid | None,
         vector_features: int,
         image_shape: tuple[int, ...] | None,
+        width: int,
         reversible: bool | None,
         penalty: float,
         x_map: Bijector | None,
@@ -73,13 +78,32 @@ class Glow(ConditionalFlow):
         self.pyramid = pyramid
         self.squeezed = [level.squeezed for level in levels]
         self.vector_features, self.image_shape = vector_features, image_shape
-        self.reversible, self.penalty = reversible, penalty
+        self.width, self.reversible, self.penalty = width, reversible, penalty
+        # Per level, the layers whose inputs are kept when the others' are recomputed; set by `prepare`.
+        self.anchors: list[list[int]] = [[] for _ in levels]
 
     def regularization(self) -> Tensor | None:
         """See ``ConditionalFlow``."""
         if not self.penalty or self.top is None or not isinstance(self.top.net, ContextBase):
             return None
         return self.penalty * self.top.net.penalty()
+
+    @torch.no_grad()
+    def prepare(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Measure how well the steps invert, and set anchors where they do not; see ``ConditionalFlow``."""
+        x, context, _ = self._match(x, context, "x", self.event_shape)
+        u, c = self.x_map.to_latent(x)[0], self.context_map.to_latent(context)[0]
+        if not self._recomputes(u):
+            return
+        contexts = self._contexts(c)
+        if self.spectral is not None:
+            u, _ = self.spectral.to_latent(u, contexts[0])
+        for i, (level, given) in enumerate(zip(self._levels(), contexts, strict=True)):
+            u = squeeze(u) if level.squeezed else u
+            self.anchors[i] = choose_anchors(list(level.chain), u, given, DRIFT)
+            u, _ = level.chain.to_latent(u, given)
+            if level.split is not None:
+                u, _, _ = level.split.to_latent(u, given)
 
     def _initialize(self, u: Tensor, c: Tensor) -> None:
         contexts, x = self._contexts(c), u
@@ -93,10 +117,15 @@ class Glow(ConditionalFlow):
 
     def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         contexts, x, log_det, parts = self._contexts(c), u, u.new_zeros(len(u)), []
+        recomputes = self.training and torch.is_grad_enabled() and self._recomputes(u)
         if self.spectral is not None:
             x, log_det = self.spectral.to_latent(x, contexts[0])
-        for level, given in zip(self._levels(), contexts, strict=True):
-            x, each = level.chain.to_latent(squeeze(x) if level.squeezed else x, given)
+        for level, given, anchors in zip(self._levels(), contexts, self.anchors, strict=True):
+            x = squeeze(x) if level.squeezed else x
+            if recomputes:
+                x, each = reversible(list(level.chain), x, given, anchors=anchors)
+            else:
+                x, each = level.chain.to_latent(x, given)
             log_det = log_det + each
             if level.split is not None:
                 x, z, each = level.split.to_latent(x, given)
@@ -126,6 +155,25 @@ class Glow(ConditionalFlow):
             x, each = self.spectral.to_data(x, contexts[0])
             log_det = log_det + each
         return x, log_det
+
+    def _recomputes(self, u: Tensor) -> bool:
+        """Whether a batch's activations are recomputed in the backward pass, rather than kept."""
+        return self.kept_bytes(len(u)) > PLAIN_BYTES if self.reversible is None else self.reversible
+
+    def kept_bytes(self, batch: int) -> int:
+        """About what autograd would keep of the activations of a batch.
+
+        A step keeps some 7 images of the width of its network, and 10 of its channels.
+        """
+        shape, total = self.event_shape, 0
+        for level in self._levels():
+            if level.squeezed:
+                shape = torch.Size((4 * shape[0], shape[1] // 2, shape[2] // 2))
+            steps = sum(1 for layer in level.chain if isinstance(layer, AffineCoupling | SplineCoupling))
+            total += steps * prod(shape[1:]) * (7 * self.width + 10 * shape[0])
+            if level.split is not None:
+                shape = torch.Size((shape[0] // 2, *shape[1:]))
+        return 4 * batch * total
 
     def _levels(self) -> list[Level]:
         """The levels from the data to the base; on the last nothing is set aside."""

@@ -166,6 +166,7 @@ class _Builder:
             pyramid=pyramid,
             vector_features=self.vector,
             image_shape=self.image_shape,
+            width=config.hidden_features,
             reversible=config.reversible,
             penalty=config.base_penalty,
             x_map=x_map,

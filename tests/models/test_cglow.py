@@ -303,3 +303,38 @@ def test_bfloat16_networks_keep_the_log_determinant_in_float32_and_the_inverse_e
 def test_eval_reaches_every_submodule():
     flow = made((1, 8, 8), context=(2 + 16,), context_image=(1, 4, 4), spectral=True).train().eval()
     assert not any(module.training for module in flow.modules())
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_recomputed_activations_give_the_gradients_of_kept_ones(options):
+    flows = [made((1, 8, 8), stir=0.05, reversible=way, **options).train() for way in (False, True)]
+    x, c = inputs(flows[0])
+    for flow in flows:
+        flow.prepare(x, c)
+        c_leaf = c.clone().requires_grad_()
+        (-flow(x, c_leaf).mean()).backward()
+        flow.context_gradient = c_leaf.grad
+    torch.testing.assert_close(flows[0].context_gradient, flows[1].context_gradient, rtol=1e-6, atol=1e-9)
+    for (name, kept), again in zip(flows[0].named_parameters(), flows[1].parameters(), strict=True):
+        torch.testing.assert_close(again.grad, kept.grad, rtol=1e-6, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_activations_are_recomputed_by_default_where_keeping_them_takes_gigabytes():
+    small = build("cglow", (1, 16, 16), (2,))
+    large = build("cglow", (1, 64, 64), (2,), num_steps=32, hidden_features=64)
+    assert not small._recomputes(torch.empty(256, 1, 16, 16))
+    assert large._recomputes(torch.empty(64, 1, 64, 64))
+    assert not build("cglow", (1, 64, 64), (2,), num_steps=32, reversible=False)._recomputes(torch.empty(64, 1, 64, 64))
+
+
+def test_stack_that_inverts_badly_gets_anchors():
+    flow = made((1, 8, 8), stir=0.0, reversible=True).float().train()
+    x, c = (t.float() for t in inputs(flow))
+    flow.prepare(x, c)
+    assert not any(flow.anchors)
+    source = generator(1, "stir")
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=source))
+    flow.prepare(x, c)
+    assert any(flow.anchors)
