@@ -114,6 +114,9 @@ class ContextConv(nn.Module):
         hidden_channels: width of the two hidden layers.
         padding_mode: ``"zeros"``, ``"circular"`` for periodic boxes, or ``"reflect"``.
         image_features: channels of the context's image, 0 for none.
+        size: ``(H, W)`` of the images, to tell the network where in it a pixel is: second-order polynomials of the
+            coordinates enter where the context does (Liu et al. 2018, arXiv:1807.03247). None: it cannot know, as in
+            a periodic box, where every place is like any other.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class ContextConv(nn.Module):
         *,
         padding_mode: Padding = "zeros",
         image_features: int = 0,
+        size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.first = nn.Conv2d(in_channels, hidden_channels, 3, padding=1, padding_mode=padding_mode)
@@ -133,12 +137,22 @@ class ContextConv(nn.Module):
         zero_(self.last)
         self.inject = nn.Linear(context_features, 2 * hidden_channels) if context_features else None
         self.inject_image = nn.Conv2d(image_features, 2 * hidden_channels, 1) if image_features else None
+        self.inject_place = None
+        if size is not None:
+            self.place: Tensor
+            self.register_buffer("place", _places(size), persistent=False)
+            self.inject_place = nn.Conv2d(self.place.shape[1], 2 * hidden_channels, 1, bias=False)
         self.activation = nn.SiLU()
 
     def forward(self, x: Tensor, context: Given) -> Tensor:
         """``(N, in_channels, H, W)`` and a context to ``(N, out_channels, H, W)``."""
         h, second = self.first(x), None
-        for inject, given in ((self.inject, vector_of(context)), (self.inject_image, image_of(context))):
+        place = None if self.inject_place is None else self.place
+        for inject, given in (
+            (self.inject, vector_of(context)),
+            (self.inject_image, image_of(context)),
+            (self.inject_place, place),
+        ):
             if inject is not None:
                 bias = inject(given)
                 bias = (bias[:, :, None, None] if bias.ndim == 2 else bias).chunk(2, dim=1)
@@ -147,6 +161,13 @@ class ContextConv(nn.Module):
         if second is not None:
             h = h + second
         return self.last(self.activation(h))
+
+
+def _places(size: tuple[int, int]) -> Tensor:
+    """``(1, 5, H, W)``: x, y, x^2, y^2 and x y, with x and y from -1 to 1."""
+    y, x = (torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in size)
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([x, y, x.square(), y.square(), x * y])[None]
 
 
 class ContextPyramid(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowzoo.nets import ContextConv, ContextMLP, mlp, widths, zero_
+from flowzoo.nets import Context, ContextConv, ContextMLP, ContextPyramid, Tuned, mlp, widths, zero_
 from flowzoo.seeding import generator, initialisation
 
 
@@ -98,3 +98,56 @@ def test_widths_of_an_int_are_equal_layers():
     assert widths(64) == (64, 64)
     assert widths(64, depth=3) == (64, 64, 64)
     assert widths([32, 16]) == (32, 16)
+
+
+# -- images as context, places, and how a network is run
+
+
+def test_network_that_is_told_the_size_knows_where_a_pixel_is():
+    blind, told = (
+        stirred(ContextConv(1, 0, 1, 8, padding_mode="circular")),
+        stirred(ContextConv(1, 0, 1, 8, padding_mode="circular", size=(6, 4))),
+    )
+    x, c = torch.ones(2, 1, 6, 4), torch.zeros(2, 0)
+    assert float(blind(x, c).detach().std(dim=(-2, -1)).max()) < 1e-6
+    found = told(x, c).detach()
+    assert float(found.flatten(1).std(1).min()) > 1e-3
+    assert torch.equal(found[0], found[1])
+    assert "place" not in told.state_dict()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 4), (2, 6), (16, 16)])
+def test_pyramid_gives_every_level_its_resolution_from_any_image(size):
+    sizes = [(8, 4), (4, 2), (1, 1)]
+    features = ContextPyramid(2, 5, sizes)(torch.randn(3, 2, *size))
+    assert [tuple(f.shape) for f in features] == [(3, 5, *s) for s in sizes]
+
+
+def test_features_of_an_image_reach_each_pixel_by_its_own():
+    net = stirred(ContextConv(1, 0, 1, 8, image_features=2))
+    x, image = torch.zeros(1, 1, 8, 8), torch.zeros(1, 2, 8, 8)
+    plain = net(x, Context(torch.zeros(1, 0), image)).detach()
+    image[0, 0, 2, 5] = 1.0
+    changed = (net(x, Context(torch.zeros(1, 0), image)).detach() - plain).abs()[0, 0] > 1e-6
+    rows, columns = changed.nonzero().unbind(1)
+    assert (int(rows.min()), int(rows.max())) == (1, 3)
+    assert (int(columns.min()), int(columns.max())) == (4, 6)
+
+
+@pytest.mark.parametrize("options", [{"low_precision": True}, {"channels_last": True}])
+def test_tuned_network_returns_what_the_plain_one_does_up_to_its_precision(options):
+    net = stirred(ContextConv(2, 3, 4, 16))
+    x, c = torch.randn(5, 2, 8, 8), torch.randn(5, 3)
+    expected = net(x, c)
+    options = {"low_precision": False, "channels_last": False, **options}
+    found = Tuned(net, **options)(x, c)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous()
+    scale = float(expected.detach().abs().max())
+    assert float((found - expected).detach().abs().max()) < (0.03 if options["low_precision"] else 1e-5) * scale
+
+
+def test_float64_is_not_run_in_bfloat16():
+    net = stirred(ContextConv(2, 3, 4, 16)).double()
+    x, c = torch.randn(5, 2, 8, 8).double(), torch.randn(5, 3).double()
+    assert torch.equal(Tuned(net, low_precision=True, channels_last=False)(x, c), net(x, c))

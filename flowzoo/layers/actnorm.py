@@ -108,13 +108,23 @@ class Injector(nn.Module):
 
     def to_latent(self, x: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """Scale and shift by the image."""
-        log_scale, shift = self._affine(c)
-        return x * torch.exp(log_scale) + shift, log_scale.flatten(1).sum(1)
+        return self._transform(x, *self._affine(c))
 
     def to_data(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor]:
         """The inverse."""
         log_scale, shift = self._affine(c)
         return (y - shift) * torch.exp(-log_scale), -log_scale.flatten(1).sum(1)
+
+    def recompute(self, y: Tensor, c: Given) -> tuple[Tensor, Tensor, Tensor]:
+        """As that of ``ActNorm``: the network runs once."""
+        log_scale, shift = self._affine(c)
+        with torch.no_grad():
+            x = (y - shift) * torch.exp(-log_scale)
+        x.requires_grad_()
+        return x, *self._transform(x, log_scale, shift)
+
+    def _transform(self, x: Tensor, log_scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        return x * torch.exp(log_scale) + shift, log_scale.flatten(1).sum(1)
 
     def _affine(self, c: Given) -> tuple[Tensor, Tensor]:
         raw, shift = self.net(image_of(c)).chunk(2, dim=1)

@@ -57,6 +57,7 @@ class CGlow:
         tail: sets half of the last level aside too, and takes K more steps on the rest, as HIGlow does.
         padding: how the 3 x 3 convolutions see beyond the border: ``"zeros"``, ``"circular"`` or ``"reflect"``; None is
             circular where the dataset says that it is periodic, else zeros.
+        position: tell the coupling networks where in the image a pixel is; None does unless the padding is circular.
         spectral: start with ``SpectralNorm``, which whitens a periodic field by its spectrum given the context; None
             does where the dataset says that it is periodic.
         context_image: ``(C', H', W')``, the image that ends a flat context; None as the dataset says.
@@ -80,6 +81,7 @@ class CGlow:
     base_penalty: float = 0.0
     tail: bool = False
     padding: Padding | None = None
+    position: bool | None = None
     spectral: bool | None = None
     context_image: tuple[int, int, int] | None = None
     context_features: int = 32
@@ -134,6 +136,7 @@ class _Builder:
         self.image = len(self.event_shape) == 3
         self.padding: Padding = config.padding or "zeros"
         self.vector, self.image_shape = self._context_parts()
+        self.position = self.padding != "circular" if config.position is None else config.position
         self.image_features = config.context_features if self.image_shape is not None else 0
         # What the layers see of the vector: an embedding of it, or nothing where it enters the base alone.
         self.seen = config.hidden_features if self.vector and config.conditioning != "base" else 0
@@ -147,12 +150,12 @@ class _Builder:
         for level in range(levels):
             channels, size = (4 * channels, tuple(n // 2 for n in size)) if self.image else (channels, ())
             last = level == levels - 1
-            made.append(self._level(channels, squeezed=self.image, split=not last or config.tail))
             sizes.append(size)
+            made.append(self._level(channels, size, squeezed=self.image, split=not last or config.tail))
             channels = channels // 2 if made[-1].split is not None else channels
         if config.tail:
-            made.append(self._level(channels, squeezed=False, split=False))
             sizes.append(size)
+            made.append(self._level(channels, size, squeezed=False, split=False))
         pyramid = None
         if self.image_shape is not None:
             pyramid = ContextPyramid(self.image_shape[0], self.image_features, sizes, padding_mode=self.padding)
@@ -173,16 +176,16 @@ class _Builder:
             context_map=context_map,
         )
 
-    def _level(self, channels: int, *, squeezed: bool, split: bool) -> Level:
-        steps = [layer for _ in range(self.config.num_steps) for layer in self._step(channels)]
+    def _level(self, channels: int, size: tuple[int, ...], *, squeezed: bool, split: bool) -> Level:
+        steps = [layer for _ in range(self.config.num_steps) for layer in self._step(channels, size)]
         factor = None
         if split:
             if channels < 2:
                 raise ValueError("cglow.tail sets half of the channels aside; one channel is left")
-            factor = FactorOut(channels, self._part_net(channels // 2, channels - channels // 2))
+            factor = FactorOut(channels, self._part_net(channels // 2, channels - channels // 2, size))
         return Level(Chain(steps), factor, squeezed)
 
-    def _step(self, channels: int) -> list[nn.Module]:
+    def _step(self, channels: int, size: tuple[int, ...]) -> list[nn.Module]:
         config = self.config
         kinds = {"plu": LULinear, "matrix": MatrixLinear, "permutation": Permutation}
         norm: list[nn.Module] = [ActNorm(channels, self.seen, ())]
@@ -190,20 +193,20 @@ class _Builder:
             norm.append(Injector(channels, self.image_features, config.hidden_features))
         mixing: list[nn.Module] = [kinds[config.mixing](channels)]
         both = [*mixing, *norm] if config.order == "higlow" else [*norm, *mixing]
-        return [*both, self._coupling(channels)]
+        return [*both, self._coupling(channels, size)]
 
-    def _coupling(self, channels: int) -> nn.Module:
+    def _coupling(self, channels: int, size: tuple[int, ...]) -> nn.Module:
         kept, moved = channels // 2, channels - channels // 2
         if self.config.coupling == "rq-spline":
-            net = self._net(kept, moved * num_parameters(self.config.num_bins))
+            net = self._net(kept, moved * num_parameters(self.config.num_bins), size)
             return SplineCoupling(slice(0, kept), slice(kept, channels), net, SPLINE_BOUND)
         if self.config.coupling == "additive":
-            return AffineCoupling(channels, self._net(kept, moved), scale="none")
-        return AffineCoupling(channels, self._net(kept, 2 * moved), scale=self.config.scale)
+            return AffineCoupling(channels, self._net(kept, moved, size), scale="none")
+        return AffineCoupling(channels, self._net(kept, 2 * moved, size), scale=self.config.scale)
 
-    def _part_net(self, kept: int, moved: int) -> nn.Module | None:
+    def _part_net(self, kept: int, moved: int, size: tuple[int, ...]) -> nn.Module | None:
         if self.config.base == "conditional":
-            return self._net(kept, 2 * moved)
+            return self._net(kept, 2 * moved, size)
         return Diagonal(2 * moved) if self.config.base == "diagonal" else None
 
     def _top(self, shape: Sequence[int]) -> FactorOut | None:
@@ -216,12 +219,18 @@ class _Builder:
             return None
         return FactorOut(shape[0], net, kept=0)
 
-    def _net(self, channels: int, out: int) -> nn.Module:
+    def _net(self, channels: int, out: int, size: tuple[int, ...]) -> nn.Module:
         config, width = self.config, self.config.hidden_features
         if not self.image:
             return ContextMLP(channels, self.seen, out, (width, width))
         net: nn.Module = ContextConv(
-            channels, self.seen, out, width, padding_mode=self.padding, image_features=self.image_features
+            channels,
+            self.seen,
+            out,
+            width,
+            padding_mode=self.padding,
+            image_features=self.image_features,
+            size=(size[0], size[1]) if self.position else None,
         )
         if config.precision == "bfloat16" or config.channels_last:
             net = Tuned(net, low_precision=config.precision == "bfloat16", channels_last=config.channels_last)

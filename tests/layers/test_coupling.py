@@ -99,3 +99,39 @@ def test_the_input_is_not_written_to():
     kept = x.clone()
     layer.to_latent(x, c)
     assert torch.equal(x, kept)
+
+
+def test_sigmoid_scale_is_the_published_one_and_stays_finite_far_out():
+    net = ContextMLP(1, 0, 2, (8, 8))
+    layer = AffineCoupling(2, net, scale="sigmoid").double()
+    for h in (-60.0, -3.0, 0.0, 2.0, 60.0):
+        with torch.no_grad():
+            net.last.bias.copy_(torch.tensor([h, 0.5]))
+        x = torch.tensor([[0.3, 2.0]], dtype=torch.float64)
+        y, log_det = layer.to_latent(x, x.new_zeros(1, 0))
+        scale = 0.999 * torch.sigmoid(torch.tensor(h + 2, dtype=torch.float64)) + 0.001
+        torch.testing.assert_close(y[0, 1], 2.0 * scale + 0.5)
+        torch.testing.assert_close(log_det[0], scale.log())
+
+
+def test_additive_coupling_keeps_volume_and_inverts():
+    layer = AffineCoupling(5, ContextMLP(2, 2, 3, (8, 8)), scale="none").double()
+    nn.init.normal_(layer.net.last.weight)
+    x, c = batch((5,))
+    y, log_det = layer.to_latent(x, c)
+    assert not bool(log_det.any())
+    assert not torch.allclose(y, x)
+    torch.testing.assert_close(layer.to_data(y, c)[0], x)
+
+
+def test_spline_coupling_of_images_transforms_each_pixel_by_its_own_spline():
+    net = ContextConv(2, 2, 2 * num_parameters(4), 8)
+    layer = SplineCoupling(slice(0, 2), slice(2, 4), net, bound=3.0).double()
+    nn.init.normal_(net.last.weight, 0.0, 0.3)
+    x, c = batch((4, 3, 2), 5)
+    y, log_det = layer.to_latent(x, c)
+    back, backward = layer.to_data(y, c)
+    torch.testing.assert_close(back, x)
+    torch.testing.assert_close(backward, -log_det)
+    jacobian = torch.autograd.functional.jacobian(lambda v: layer.to_latent(v[None], c[:1])[0][0], x[0])
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian.reshape(24, 24))[1], log_det[0])

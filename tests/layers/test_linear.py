@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowzoo.layers.linear import LULinear
+from flowzoo.layers.linear import LULinear, MatrixLinear, Permutation
 from flowzoo.seeding import generator, initialisation
 
 
@@ -78,3 +78,28 @@ def test_no_training_can_make_it_singular():
         y, log_det = made.to_latent(x, None)
         torch.testing.assert_close(made.to_data(y, None)[0], x)
     assert float(log_det[0]) == pytest.approx(-15)  # three times the floor
+
+
+@pytest.mark.parametrize("kind", [MatrixLinear, Permutation])
+@pytest.mark.parametrize("shape", [(5,), (5, 3, 2)])
+def test_plainer_mixings_invert_and_count_their_volume(kind, shape):
+    with initialisation(generator(0, "init")):
+        made = kind(5).double()
+        for parameter in made.parameters():
+            nn.init.normal_(parameter)
+    x = torch.randn(3, *shape, generator=generator(1, "x")).double()
+    y, log_det = made.to_latent(x, nothing(x))
+    back, backward = made.to_data(y, nothing(x))
+    torch.testing.assert_close(back, x)
+    torch.testing.assert_close(backward, -log_det)
+    jacobian = torch.autograd.functional.jacobian(lambda v: made.to_latent(v[None], nothing(x[:1]))[0][0], x[0])
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian.reshape(x[0].numel(), -1))[1], log_det[0])
+
+
+def test_plain_matrix_starts_at_a_rotation():
+    made = MatrixLinear(7)
+    torch.testing.assert_close(made.weight @ made.weight.T, torch.eye(7), atol=1e-5, rtol=0)
+
+
+def test_order_of_a_permutation_is_saved_with_the_weights():
+    assert Permutation(9).state_dict()["order"].sort().values.tolist() == list(range(9))
