@@ -72,6 +72,8 @@ def bench(
     result = execute(cells, settings.bench.get("out"), command=command, on_record=report)
     console.print(to_terminal(result.comparison))
     typer.echo(f"{result.path}/ holds this table (csv, md, tex), the records and the trained flows.")
+    if result.figures:
+        typer.echo(f"{result.path}/figures/ holds {', '.join(path.name for path in result.figures)}.")
     if result.failed:
         typer.echo(
             f"{len(result.failed)} of {len(cells)} cells failed; the same command runs no other cell again.", err=True
@@ -91,16 +93,23 @@ def fit(
     minutes: Minutes = None,
     device: Device = None,
 ) -> None:
-    """Train one flow and save it; killed and started again, it goes on where it stopped."""
+    """Train one flow and save it; killed and started again, it goes on where it stopped.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m flowzoo fit ...
+    """
     from flowzoo.config import ConfigError
+    from flowzoo.distributed import joined
     from flowzoo.harness.single import fit_one
 
     sets = [*(sets or []), "bench.baseline=false"]
-    settings = _settings(config, model, data, sets, str(seed), steps, minutes, device, None)
-    cells = _plan(settings)
-    if len(cells) != 1:
-        raise ConfigError(f"fit trains one model on one dataset; this is {len(cells)} cells: use bench")
-    result = fit_one(cells[0], out)
+    with joined() as world:
+        settings = _settings(config, model, data, sets, str(seed), steps, minutes, device, None)
+        cells = _plan(settings)
+        if len(cells) != 1:
+            raise ConfigError(f"fit trains one model on one dataset; this is {len(cells)} cells: use bench")
+        result = fit_one(cells[0], out)
+    if world.rank:
+        return  # a process that fails ends the others: that is for the first, once it has written all
     typer.echo(f"{result.reason}; {result.seconds:.0f} s, validation NLL {result.validation_nll:.4f} nats")
     typer.echo(f"{out}: flowzoo.load('{out}'), or flowzoo evaluate {out}")
     if result.status != "ok":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowzoo import config as configs
+from flowzoo import distributed
 from flowzoo.checkpoint import CheckpointError, load_tensors, save_tensors
 from flowzoo.data import Split, Splits
 from flowzoo.flow import ConditionalFlow
@@ -28,7 +29,7 @@ class FitConfig:
     Args:
         steps: optimiser steps at most.
         minutes: wall-clock budget; with it the result depends on the machine's speed.
-        batch_size: events per step.
+        batch_size: events per step; of several processes, together.
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup: share of the budget over which the rate rises linearly.
@@ -42,6 +43,9 @@ class FitConfig:
         patience: validations without improvement before stopping; 0 never stops early.
         validation_events: at most this many validation events, a fixed random choice, are scored each time.
         checkpoint_every: steps between checkpoints, when a path is given.
+        compile: have torch compile the forward pass of a step: half a minute and more before the first one, a
+            C++ compiler (on a GPU, Triton), and results that differ in rounding. Worth it from some thousands of
+            steps on (``benchmarks/results/compile_gain.md``).
     """
 
     steps: int = 2000
@@ -58,6 +62,7 @@ class FitConfig:
     patience: int = 10
     validation_events: int = 5_000
     checkpoint_every: int = 500
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "evaluate_every", "checkpoint_every", "validation_events"):
@@ -126,6 +131,9 @@ def fit(
     written every ``checkpoint_every`` steps, and a call with the same arguments goes on from there; on a CPU the
     result is bit-identical to an undisturbed run.
 
+    Inside ``flowzoo.distributed.joined`` several processes train one flow: all call this with the same arguments, get
+    the same result, and the first alone writes the checkpoint and shows the bar.
+
     Args:
         flow: built with ``splits.maps()``, on the device of the splits.
         splits: the data; the test part is not touched.
@@ -138,6 +146,8 @@ def fit(
 
     Raises:
         CheckpointError: if the checkpoint was written by a run with other options.
+        DistributedError: if several processes cannot share a batch out, or do not have the same data and checkpoint.
+        CompileError: if the flow shall be compiled and torch cannot.
     """
     config = config or FitConfig()
     trainer = _Trainer(flow, splits, config, seed, None if checkpoint is None else Path(checkpoint))
@@ -160,16 +170,22 @@ class _Trainer:
     def __init__(self, flow: ConditionalFlow, splits: Splits, config: FitConfig, seed: int, path: Path | None) -> None:
         self.flow, self.splits, self.config, self.seed, self.path = flow, splits, config, seed, path
         self.state = _Progress()
-        self.validation = _subset(splits.validation, config.validation_events, seed)
+        x, context = _subset(splits.validation, config.validation_events, seed)
+        # Every process scores a part: else the more of them there are, the larger a share of the time this takes.
+        own = distributed.share_of(len(x))
+        self.validation, self.share = (x[own], context[own]), len(x[own]) / len(x)
         self.best_weights: dict[str, Tensor] = {}
 
     def run(self, label: str, show: bool | None, on_step: Callable[[int], None] | None) -> FitResult:
+        distributed.agree(str(self._identity()), "the same options and data as the first")
         if not any(p.requires_grad for p in self.flow.parameters()):
             self._initialize()
-            nll = mean_nll(self.flow, *self.validation)
+            nll = self._score()
             return FitResult("ok", "closed form: nothing to train", 0, 0.0, 0, nll, [])
         self.stepper = Stepper(self.flow, self.splits.train, self.config, self.seed)
-        if not self._resume():
+        resumed = self._resume()
+        distributed.agree(str(self.state.step), f"the first one's {self.path}: they need a file system in common")
+        if not resumed:
             self._initialize()
             self.stepper.restart_average()
             self._validate()
@@ -177,9 +193,13 @@ class _Trainer:
         started = time.monotonic() - state.seconds
         status, reason = "ok", ""
         self.flow.train()
+        if distributed.world().rank:
+            show = False
         with bar(label, config.steps, shown=show) as update:
             while not reason:
                 state.seconds = time.monotonic() - started
+                if config.minutes is not None:  # the clock decides: one clock for all
+                    state.seconds = distributed.number_from_zero(state.seconds)
                 reason = self._enough()
                 if reason:
                     # The clock may stop between two validations; what was learnt since the last one counts.
@@ -239,16 +259,18 @@ class _Trainer:
         source = generator(self.seed, "initialize", device=train.x.device)
         index = torch.randperm(len(train), generator=source, device=train.x.device)[: self.flow.init_events]
         self.flow.initialize(*train.batch(index, source))
+        distributed.broadcast_from_zero(self.flow.state_dict().values())
 
     def _validate(self) -> str:
         """Score the validation split and keep the best weights; returns what is wrong, or nothing."""
         state, config = self.state, self.config
         if state.step:
+            self.stepper.pool()
             bad = int(self.stepper.first_bad)
             if bad >= 0:
                 return f"the loss was not finite at step {bad}"
         with self.stepper.averaged():
-            nll = mean_nll(self.flow, *self.validation)
+            nll = self._score()
             finite = math.isfinite(nll)
             better = (finite and nll < state.best) or not self.best_weights
             if better:
@@ -267,12 +289,20 @@ class _Trainer:
                 state.shrink /= 2
         return "" if finite else f"the validation NLL was {nll} at step {state.step}"
 
+    def _score(self) -> float:
+        """The validation NLL, the same number in all processes."""
+        x, context = self.validation
+        return distributed.total(self.share * mean_nll(self.flow, x, context) if len(x) else 0.0)
+
     def _validated(self) -> int:
         """The step of the last validation."""
         return int(self.state.history[-1]["step"]) if self.state.history else 0
 
     def _save(self) -> None:
         if self.path is None:
+            return
+        self.stepper.pool()
+        if distributed.world().rank:
             return
         tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best_weights.items()}

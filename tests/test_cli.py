@@ -82,7 +82,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("bench --models maff,nsf", "did you mean maf? known models are bpf, cglow, ffjord, galacticflow"),
         ("bench --models maf,", "unknown model ''"),
         ("bench", "no models to compare; give --models, some of bpf, cglow"),
-        ("bench --models maf --data digitss", "did you mean digits? known datasets are digits, linear_gaussian"),
+        ("bench --models maf --data digitss", "did you mean digits? known datasets are cifar10, digits, fields"),
         ("bench --models maf,maf", "'maf' is named twice"),
         ("bench --models maf --set maf.num_stesp=2", "did you mean 'num_steps'"),
         ("bench --models maf --set nsf.num_steps=2", "nsf is not among the chosen models (maf)"),

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from flowzoo import FitConfig, build, fit, load
-from flowzoo.checkpoint import CheckpointError
+from flowzoo.checkpoint import CheckpointError, load_tensors
 from flowzoo.data import Data, Levels, Splits, configure
 from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
@@ -235,6 +235,21 @@ def test_state_of_training_is_not_taken_for_a_flow(data, tmp_path):
     fit(fresh(data), data, FitConfig(steps=3), checkpoint=path)
     with pytest.raises(CheckpointError, match="holds no flow"):
         load(path)
+
+
+def test_compiled_training_is_saved_by_the_names_of_the_flow_and_resumes(data, tmp_path, monkeypatch):
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: real(module, backend="eager"))
+    config = FitConfig(steps=12, batch_size=16, evaluate_every=5, checkpoint_every=5, compile=True)
+    undisturbed = fresh(data)
+    expected = outcome(undisturbed, fit(undisturbed, data, config))
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        fit(fresh(data), data, config, checkpoint=path, on_step=kill_at(7))
+    kept = {key.removeprefix("flow.") for key in load_tensors(path)[0] if key.startswith("flow.")}
+    assert kept == set(undisturbed.state_dict())
+    flow = fresh(data)
+    assert outcome(flow, fit(flow, data, config, checkpoint=path)) == expected
 
 
 # -- seeds ----------------------------------------------------------------------------------------------------------

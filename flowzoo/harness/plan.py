@@ -17,6 +17,7 @@ from flowzoo import __version__, data, models
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.data import Data, DatasetConfig, Splits
+from flowzoo.distributed import world
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.ensembles import RealEnsembles, real_ensembles
 from flowzoo.metrics import configure as configure_metric
@@ -154,13 +155,20 @@ def _source_of(model: ModelConfig) -> str:
 
 
 def resolve_device(name: str) -> torch.device:
-    """A torch device from an option.
+    """A torch device from an option; of several processes (``flowzoo.distributed``) each takes a GPU of its own.
 
     Raises:
-        ConfigError: for a device that this machine does not have.
+        ConfigError: for a device that this machine does not have, or one GPU for several processes.
     """
+    _, processes, local_rank = world()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if processes == 1:
+            return torch.device(name)
+    if processes > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ConfigError(f"device '{name}' is one GPU and there are {processes} processes; take auto or cpu")
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # a device that exists, and holds numbers (`meta` does not)

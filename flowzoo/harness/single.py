@@ -10,12 +10,13 @@ from typing import Any
 from flowzoo import checkpoint, train
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
+from flowzoo.distributed import world
 from flowzoo.harness.plan import BenchConfig, Cell, open_source
 from flowzoo.harness.run import Evaluated, cpu_threads, evaluate_flow, save_flow
 
 
 def fit_one(cell: Cell, path: Path) -> train.FitResult:
-    """Train the flow of one cell and save it.
+    """Train the flow of one cell and save it; of several processes (``flowzoo.distributed``) the first saves it.
 
     Args:
         cell: of a plan with one.
@@ -24,6 +25,7 @@ def fit_one(cell: Cell, path: Path) -> train.FitResult:
     Raises:
         CheckpointError: if a state lies there that another command left.
         ConfigError: if the folder cannot be written.
+        DistributedError: if several processes cannot train together.
     """
     if path.is_dir():
         raise ConfigError(f"--out {path} is a folder; give the file to write, such as {path / 'flow.safetensors'}")
@@ -36,8 +38,9 @@ def fit_one(cell: Cell, path: Path) -> train.FitResult:
     with cpu_threads(cell.bench.threads):
         flow = cell.build()
         result = train.fit(flow, cell.source.splits, cell.fit, seed=cell.seed, checkpoint=state, label=cell.name)
-    save_flow(flow, path, cell, result)
-    state.unlink(missing_ok=True)
+    if world().rank == 0:
+        save_flow(flow, path, cell, result)
+        state.unlink(missing_ok=True)
     return result
 
 
