@@ -193,6 +193,7 @@ class _Trainer:
         started = time.monotonic() - state.seconds
         status, reason = "ok", ""
         self.flow.train()
+        self._prepare()
         if distributed.world().rank:
             show = False
         with bar(label, config.steps, shown=show) as update:
@@ -219,6 +220,8 @@ class _Trainer:
                     update(state.step, f"loss {loss:.3f}, validation {state.best:.3f} nats, {rate:.0f} steps/s")
                 if state.step % config.checkpoint_every == 0 and state.step < config.steps:
                     self._save()
+                if state.step % config.evaluate_every == 0 or state.step % config.checkpoint_every == 0:
+                    self._prepare()  # at every checkpoint too: who resumes from it begins so
                 if on_step is not None:
                     on_step(state.step)
         if status == "ok":
@@ -260,6 +263,12 @@ class _Trainer:
         index = torch.randperm(len(train), generator=source, device=train.x.device)[: self.flow.init_events]
         self.flow.initialize(*train.batch(index, source))
         distributed.broadcast_from_zero(self.flow.state_dict().values())
+
+    def _prepare(self) -> None:
+        """Show the flow as many events as a step does: always the same, so that nothing depends on when."""
+        train = self.splits.train
+        rows = torch.arange(self.stepper.batch_size, device=train.x.device)[self.stepper.own]
+        self.flow.prepare(*train.batch(rows, generator(self.seed, "prepare", device=train.x.device)))
 
     def _validate(self) -> str:
         """Score the validation split and keep the best weights; returns what is wrong, or nothing."""

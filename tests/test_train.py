@@ -563,3 +563,39 @@ def test_bar_goes_to_stderr_and_only_if_wanted(data, capfd):
     fit(fresh(data), data, FitConfig(steps=4, evaluate_every=2), label="maf on numbers", show=True)
     out, _ = capfd.readouterr()
     assert out == ""
+
+
+# -- what the flow is shown between steps ---------------------------------------------------------------------------
+
+
+def recomputing(splits, seed=0):
+    x_map, context_map = splits.maps()
+    shapes = splits.data.event_shape, splits.data.context_shape
+    options = {"num_steps": 4, "hidden_features": 4, "reversible": True}
+    flow = build("cglow", *shapes, x_map=x_map, context_map=context_map, generator=generator(seed, "init"), **options)
+    return flow
+
+
+def test_flow_is_prepared_at_the_start_at_validations_and_where_a_resumed_run_will_begin(data):
+    flow, steps, seen = fresh(data), [0], []
+    flow.prepare = lambda x, context: seen.append((steps[-1], x, context))
+    fit(flow, data, FitConfig(steps=12, batch_size=16, evaluate_every=5, checkpoint_every=8), on_step=steps.append)
+    # on_step comes after: a step that has been taken shows as the one before
+    assert [step for step, _, _ in seen] == [0, 4, 7, 9]
+    assert all(x.shape == (16, 3) and torch.equal(x, seen[0][1]) for _, x, _ in seen)
+
+
+@pytest.mark.parametrize("step", [4, 9, 17])
+def test_run_that_recomputes_with_anchors_resumes_bit_for_bit(step, tmp_path, monkeypatch):
+    # So small a tolerance that where the anchors stand changes with the weights.
+    monkeypatch.setattr("flowzoo.models._glow.DRIFT", 2e-7)
+    splits = images()
+    config = FitConfig(steps=20, batch_size=8, evaluate_every=5, checkpoint_every=3, lr=1e-2)
+    flow, anchors = recomputing(splits), []
+    expected = outcome(flow, fit(flow, splits, config, on_step=lambda _: anchors.append(str(flow.anchors))))
+    assert len(set(anchors)) > 1, "the anchors never moved: nothing is tested"
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        fit(recomputing(splits), splits, config, checkpoint=path, on_step=kill_at(step))
+    again = recomputing(splits, seed=1) if path.exists() else recomputing(splits)
+    assert outcome(again, fit(again, splits, config, checkpoint=path)) == expected
