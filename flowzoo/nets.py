@@ -72,6 +72,22 @@ def mlp(
     return nn.Sequential(*layers)
 
 
+class Saturate(nn.Module):
+    r""":math:`b \tanh(x / b)`: a network is not asked about contexts far beyond those that it was trained on.
+
+    Args:
+        bound: b, in the units of the input.
+    """
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return self.bound * torch.tanh(x / self.bound)
+
+
 class ContextMLP(nn.Module):
     """Two-input network ``(half, context) -> parameters`` for vectors; the last layer starts at zero."""
 

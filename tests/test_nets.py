@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowzoo.nets import Context, ContextConv, ContextMLP, ContextPyramid, Tuned, mlp, widths, zero_
+from flowzoo.nets import Context, ContextConv, ContextMLP, ContextPyramid, Saturate, Tuned, mlp, widths, zero_
 from flowzoo.seeding import generator, initialisation
 
 
@@ -151,3 +151,11 @@ def test_float64_is_not_run_in_bfloat16():
     net = stirred(ContextConv(2, 3, 4, 16)).double()
     x, c = torch.randn(5, 2, 8, 8).double(), torch.randn(5, 3).double()
     assert torch.equal(Tuned(net, low_precision=True, channels_last=False)(x, c), net(x, c))
+
+
+def test_saturation_keeps_what_is_near_and_bounds_what_is_far():
+    x = torch.tensor([0.0, 0.1, -1.0, 50.0, -1e6])
+    y = Saturate(2.5)(x)
+    torch.testing.assert_close(y[:2], x[:2], atol=1e-4, rtol=0)
+    assert y.abs().max() <= 2.5
+    assert bool((y.sign() == x.sign()).all())

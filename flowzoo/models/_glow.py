@@ -163,14 +163,15 @@ class Glow(ConditionalFlow):
     def kept_bytes(self, batch: int) -> int:
         """About what autograd would keep of the activations of a batch.
 
-        A step keeps some 7 images of the width of its network, and 10 of its channels.
+        A step keeps some 4 images of the width of its network, and 8 of its channels: within 10 % of what was counted
+        (``benchmarks/results/glow_memory.md``).
         """
         shape, total = self.event_shape, 0
         for level in self._levels():
             if level.squeezed:
                 shape = torch.Size((4 * shape[0], shape[1] // 2, shape[2] // 2))
             steps = sum(1 for layer in level.chain if isinstance(layer, AffineCoupling | SplineCoupling))
-            total += steps * prod(shape[1:]) * (7 * self.width + 10 * shape[0])
+            total += steps * prod(shape[1:]) * (4 * self.width + 8 * shape[0])
             if level.split is not None:
                 shape = torch.Size((shape[0] // 2, *shape[1:]))
         return 4 * batch * total
