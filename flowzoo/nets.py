@@ -131,7 +131,7 @@ class ContextConv(nn.Module):
         padding_mode: ``"zeros"``, ``"circular"`` for periodic boxes, or ``"reflect"``.
         image_features: channels of the context's image, 0 for none.
         size: ``(H, W)`` of the images, to tell the network where in it a pixel is: second-order polynomials of the
-            coordinates enter where the context does (Liu et al. 2018, arXiv:1807.03247). None: it cannot know, as in
+            coordinates enter the first layer (Liu et al. 2018, arXiv:1807.03247). None: it cannot know, as in
             a periodic box, where every place is like any other.
     """
 
@@ -157,25 +157,24 @@ class ContextConv(nn.Module):
         if size is not None:
             self.place: Tensor
             self.register_buffer("place", _places(size), persistent=False)
-            self.inject_place = nn.Conv2d(self.place.shape[1], 2 * hidden_channels, 1, bias=False)
+            self.inject_place = nn.Conv2d(self.place.shape[1], hidden_channels, 1, bias=False)
         self.activation = nn.SiLU()
 
     def forward(self, x: Tensor, context: Given) -> Tensor:
         """``(N, in_channels, H, W)`` and a context to ``(N, out_channels, H, W)``."""
-        h, second = self.first(x), None
-        place = None if self.inject_place is None else self.place
-        for inject, given in (
-            (self.inject, vector_of(context)),
-            (self.inject_image, image_of(context)),
-            (self.inject_place, place),
-        ):
+        # In place: these are the largest tensors of a step, and a convolution does not need its output again.
+        h, second = self.first(x), []
+        if self.inject_place is not None:
+            h = h.add_(self.inject_place(self.place))
+        for inject, given in ((self.inject, vector_of(context)), (self.inject_image, image_of(context))):
             if inject is not None:
                 bias = inject(given)
                 bias = (bias[:, :, None, None] if bias.ndim == 2 else bias).chunk(2, dim=1)
-                h, second = h + bias[0], bias[1] if second is None else second + bias[1]
+                h = h.add_(bias[0])
+                second.append(bias[1])
         h = self.second(self.activation(h))
-        if second is not None:
-            h = h + second
+        for bias in second:
+            h = h.add_(bias)
         return self.last(self.activation(h))
 
 
