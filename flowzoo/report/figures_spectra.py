@@ -131,7 +131,7 @@ def _axes(grid: Any, found: Shown, channel: int) -> None:
         at.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         at.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         at.xaxis.set_minor_formatter(NullFormatter())
-        at.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="both"))
+        at.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         at.set_xlabel(f"$k$  [{wavenumber}]", fontsize=10)
     grid[0, 0].set_ylabel(f"$P(k)$  [{power}]" if power else "$P(k)$", fontsize=10)
     grid[1, 0].set_ylabel("model / real", fontsize=10)
