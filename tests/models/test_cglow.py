@@ -7,6 +7,7 @@ from torch import nn
 from flowzoo.models import adapt, build
 from flowzoo.models.cglow import CGlow
 from flowzoo.seeding import generator
+from flowzoo.testing import NoHostSync
 
 
 def made(event, context=(3,), stir=0.0, **options):
@@ -354,3 +355,13 @@ def test_context_far_beyond_the_training_ones_is_taken_for_the_edge_of_them():
     far, farther = (flow.log_prob(x, factor * torch.ones_like(c)) for factor in (30.0, 1e6))
     torch.testing.assert_close(far, farther)
     assert bool(torch.isfinite(farther).all())
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_no_variant_makes_a_training_step_wait_for_the_host(options, reversible):
+    flow = made((1, 8, 8), stir=0.05, reversible=reversible, **options).train()
+    x, c = inputs(flow)
+    flow.prepare(x, c)
+    with NoHostSync():
+        (-flow(x, c).mean()).backward()
