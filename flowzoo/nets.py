@@ -73,19 +73,36 @@ def mlp(
 
 
 class Saturate(nn.Module):
-    r""":math:`b \tanh(x / b)`: a network is not asked about contexts far beyond those that it was trained on.
+    r"""Keeps a vector within the range that was seen, and a little beyond: no network is asked about what lies far out.
+
+    .. math:: y = \bar x + m \tanh\bigl((x - \bar x)/m\bigr),\qquad \bar x = \mathrm{clip}(x, \ell, h)
+
+    per column: the identity between the least value l and the largest h that ``initialize`` saw, at most m beyond them.
+    Before that it is the identity everywhere.
 
     Args:
-        bound: b, in the units of the input.
+        features: columns.
+        margin: m, in the units of the input.
     """
 
-    def __init__(self, bound: float) -> None:
+    def __init__(self, features: int, margin: float) -> None:
         super().__init__()
-        self.bound = bound
+        self.margin = margin
+        self.low: Tensor
+        self.high: Tensor
+        self.register_buffer("low", torch.full((features,), -torch.inf))
+        self.register_buffer("high", torch.full((features,), torch.inf))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Note the range of ``(N, features)``."""
+        self.low.copy_(x.amin(0))
+        self.high.copy_(x.amax(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise."""
-        return self.bound * torch.tanh(x / self.bound)
+        """``(N, features)``, whatever its values, to the same within bounds."""
+        near = torch.minimum(torch.maximum(x, self.low), self.high)
+        return near + self.margin * torch.tanh((x - near) / self.margin)
 
 
 class ContextMLP(nn.Module):

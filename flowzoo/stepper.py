@@ -190,6 +190,10 @@ class Stepper:
         for key, value in held.items():
             if key.startswith("optimizer."):
                 _, number, name = key.split(".", 2)
+                weight = self.parameters[int(number)]
+                if value.shape == weight.shape:
+                    # In the memory layout of the parameter: a fused step pairs the two by place, not by index.
+                    value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
                 moments.setdefault(int(number), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

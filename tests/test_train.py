@@ -599,3 +599,22 @@ def test_run_that_recomputes_with_anchors_resumes_bit_for_bit(step, tmp_path, mo
         fit(recomputing(splits), splits, config, checkpoint=path, on_step=kill_at(step))
     again = recomputing(splits, seed=1) if path.exists() else recomputing(splits)
     assert outcome(again, fit(again, splits, config, checkpoint=path)) == expected
+
+
+def test_run_in_another_memory_layout_resumes_bit_for_bit(tmp_path):
+    splits = images()
+    config = FitConfig(steps=12, batch_size=8, evaluate_every=5, checkpoint_every=3, lr=1e-2)
+
+    def fresh_one(seed=0):
+        x_map, context_map = splits.maps()
+        shapes = splits.data.event_shape, splits.data.context_shape
+        options = {"num_steps": 1, "hidden_features": 4, "channels_last": True}
+        return build("cglow", *shapes, x_map=x_map, context_map=context_map, generator=generator(seed, "i"), **options)
+
+    flow = fresh_one()
+    expected = outcome(flow, fit(flow, splits, config))
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        fit(fresh_one(), splits, config, checkpoint=path, on_step=kill_at(8))
+    again = fresh_one(seed=1)
+    assert outcome(again, fit(again, splits, config, checkpoint=path)) == expected

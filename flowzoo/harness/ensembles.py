@@ -13,6 +13,7 @@ from flowzoo.metrics import MIN_SIDE, Ensembles
 from flowzoo.seeding import generator
 
 MAX_ELEMENTS = 2**28  # numbers in an ensemble, 1 GiB in float32: of larger images fewer are drawn
+LEAST = 4  # test events at a context from which there are two halves worth comparing
 EXAMPLES = (4, 4)  # contexts, and images at each, that are kept for a picture
 
 
@@ -58,9 +59,11 @@ def real_ensembles(splits: Splits, contexts: int, count: int) -> RealEnsembles |
         # Context by context, so that the memory is that of one.
         fresh = [data.simulate(c.expand(count, *c.shape), source) for c in context]
         return RealEnsembles(context, torch.stack(fresh), f"{count} fresh simulations at {len(chosen)} test contexts")
-    chosen = order[counts[order] >= 2][:contexts]
-    if len(chosen) == 0:
-        return "no test context has two events, and the dataset cannot simulate more"
+    enough = order[counts[order] >= LEAST]
+    if len(enough) == 0:
+        return f"no test context has {LEAST} events, and the dataset cannot simulate more"
+    # All have as many as the one that has fewest: a rare class does not decide for the others.
+    chosen = enough[counts[enough] >= counts[enough].median() / 2][:contexts]
     count = min(count, int(counts[chosen].min()))
     real = torch.stack([test.fixed[of_event == row][:count] for row in chosen])
     return RealEnsembles(test.contexts[rows[chosen]], real, f"{count} test events at each of {len(chosen)} contexts")

@@ -28,6 +28,7 @@ from flowzoo.seeding import generator
 from flowzoo.train import FitConfig
 
 BASELINE = "gaussian"
+BASELINE_DIMS = 8192  # above these the covariance of the baseline, which nobody asked for, takes gigabytes
 # The options of a bench that a cell's figures depend on.
 EVALUATION = ("split_seed", "fractions", "draws", "ensemble_contexts", "ensemble_draws", "context_gain", "max_passes")
 
@@ -51,7 +52,8 @@ class BenchConfig:
         context_gain: train each config a second time without context, and say what the context is worth.
         max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
             (a count and not a time, so that the same command gives the same table).
-        baseline: add ``gaussian`` to every bench.
+        baseline: add ``gaussian`` to every dataset for which its covariance can be had: events of at most 8,192
+            numbers, and fewer columns of context than training events. Named itself, it is tried all the same.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -149,9 +151,18 @@ class Cell:
 
 
 def _source_of(model: ModelConfig) -> str:
-    """A digest of the file that defines a model: whoever edits it means another model."""
+    """A digest of the files that define a model: whoever edits one of them means another model."""
     file = inspect.getsourcefile(type(model))
-    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    if file is None:
+        return ""
+    files = [Path(file)]
+    if type(model).__module__.startswith("flowzoo."):
+        root = Path(models.__file__).parents[1]
+        files += [root / "flow.py", root / "nets.py", *root.glob("models/_*.py"), *root.glob("layers/*.py")]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -222,7 +233,8 @@ def make_plan(
     if not chosen:
         raise ConfigError(f"no models to compare; give --models, some of {', '.join(MODELS.names())}")
     names = {MODELS.resolve(name): dict(options) for name, options in chosen.items()}
-    if bench.baseline and BASELINE not in names:
+    added = bench.baseline and BASELINE not in names
+    if added:
         names = {BASELINE: {}, **names}
     repeated = [s.name for i, s in enumerate(sources) if s.name in [t.name for t in sources[:i]]]
     if repeated:
@@ -234,7 +246,11 @@ def make_plan(
     for source in sources:
         given = source.splits.data
         shapes = given.event_shape, given.context_shape
+        columns = given.context_shape.numel() if given.context_shape else 0
+        possible = given.event_shape.numel() <= BASELINE_DIMS and columns < len(source.splits.train)
         for config in made:
+            if added and not possible and MODELS.name_of(config) == BASELINE:
+                continue
             model = models.adapt(config, periodic=given.periodic, context_image=given.context_image)
             try:
                 models.build_from(model, *shapes, generator=generator(0, "plan"))

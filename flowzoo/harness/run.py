@@ -73,6 +73,8 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
         "run": provenance(splits.train.x.device),
         "labels": labels_of(splits.data),
     }
+    if not state.exists():  # what a second training left belongs to a first one that is gone
+        _twin_state(state).unlink(missing_ok=True)
     memory = PeakMemory(splits.train.x.device)
     memory.start()
     try:

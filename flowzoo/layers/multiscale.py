@@ -84,25 +84,31 @@ class Diagonal(nn.Module):
 
 
 class ContextBase(nn.Module):
-    """A network whose output is linear in the context alone, zero at first: one number per element of a part.
+    """A network whose output is affine in the context alone, zero at first: one number per element of a part.
 
-    It is the class-conditional base of Glow (Kingma and Dhariwal 2018, section 6: one-hot class to mean and
-    log-scale), and of whatever else is a vector.
+    It makes the class-conditional base of Glow's CIFAR-10 experiment (Kingma and Dhariwal 2018: one-hot class to mean
+    and log-scale), here per element and not per channel, and of whatever else is a vector.
 
     Args:
-        context_features: width of the context.
+        context_features: width of the context; with 0 what is learned is a base without context.
         shape: of the output, ``(channels, ...)``.
     """
 
     def __init__(self, context_features: int, shape: Sequence[int]) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.linear = zero_(nn.Linear(context_features, prod(self.shape)))
+        self.bias = nn.Parameter(torch.zeros(prod(self.shape)))
+        self.linear = None
+        if context_features:
+            self.linear = zero_(nn.Linear(context_features, prod(self.shape), bias=False))
 
     def forward(self, x: Tensor, context: Given) -> Tensor:
         """The context to ``(N, *shape)``, whatever ``x``."""
-        return self.linear(vector_of(context)).reshape(-1, *self.shape)
+        flat = self.bias.expand(len(x), -1)
+        if self.linear is not None:
+            flat = flat + self.linear(vector_of(context))
+        return flat.reshape(-1, *self.shape)
 
     def penalty(self) -> Tensor:
         """Mean square of the weights that belong to the context: what a regularisation keeps small."""
-        return self.linear.weight.square().mean()
+        return self.bias.new_zeros(()) if self.linear is None else self.linear.weight.square().mean()

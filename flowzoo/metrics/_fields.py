@@ -86,6 +86,16 @@ def quarters(real: Tensor, drawn: Tensor, order: Tensor) -> tuple[Tensor, Tensor
     return real[:, order[:size]], real[:, order[size : 2 * size]], drawn[:, :size], drawn[:, -size:]
 
 
+def scatter_within(parts: Sequence[Tensor]) -> Tensor:
+    """Standard deviation of the real maps about the mean of their own half, ``(K, ...)``: a unit for differences.
+
+    About the mean of both halves it would know how far these are apart, and bound their difference but not that of
+    the draws: of eight maps the floor would be a seventh too low.
+    """
+    a, b = parts[:2]
+    return ((a.var(1) + b.var(1)) / 2).sqrt()
+
+
 def compare(parts: Sequence[Tensor], distance: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Distance of draws to real maps, and its floor, from what ``quarters`` gives.
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.metrics._fields import CHUNK, compare, images, in_chunks, median, quarters, shuffled
+from flowzoo.metrics._fields import CHUNK, compare, images, in_chunks, median, quarters, scatter_within, shuffled
 from flowzoo.metrics._fourier import ROUNDING, multiplicity, transform, wavenumbers
 from flowzoo.metrics._metric import Column, Evaluation, NotComputed
 from flowzoo.registry import METRICS
@@ -55,7 +55,8 @@ class Bispectrum:
         if not (spread > 0).all():
             raise NotComputed("the real maps of a context do not vary: there is no unit for a difference")
         parts = quarters(real, drawn, shuffled(size[0], evaluation))
-        error, floor = compare(parts, lambda a, b: ((a.mean(1) - b.mean(1)).abs() / spread).mean((1, 2)))
+        unit = scatter_within(parts)
+        error, floor = compare(parts, lambda a, b: ((a.mean(1) - b.mean(1)).abs() / unit).mean((1, 2)))
         return {
             "bispectrum_error": median(error),
             "bispectrum_error_floor": median(floor),

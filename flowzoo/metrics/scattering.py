@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.metrics._fields import CHUNK, compare, images, in_chunks, median, quarters, shuffled
+from flowzoo.metrics._fields import CHUNK, compare, images, in_chunks, median, quarters, scatter_within, shuffled
 from flowzoo.metrics._metric import Column, Evaluation, NotComputed
 from flowzoo.registry import METRICS
 
@@ -59,7 +59,8 @@ class Scattering:
         if not (spread > 0).all():
             raise NotComputed("the real maps of a context do not vary: there is no unit for a difference")
         parts = quarters(real, drawn, torch.arange(len(chosen), device=real.device))
-        value, floor = compare(parts, lambda a, b: ((a.mean(1) - b.mean(1)) / spread).square().mean(1).sqrt())
+        unit = scatter_within(parts)
+        value, floor = compare(parts, lambda a, b: ((a.mean(1) - b.mean(1)) / unit).square().mean(1).sqrt())
         return {
             "scattering_distance": median(value),
             "scattering_distance_floor": median(floor),

@@ -106,6 +106,8 @@ class Glow(ConditionalFlow):
                 u, _, _ = level.split.to_latent(u, given)
 
     def _initialize(self, u: Tensor, c: Tensor) -> None:
+        if self.embedding is not None:
+            self.embedding[0].initialize(c.flatten(1)[:, : self.vector_features])  # type: ignore[index]
         contexts, x = self._contexts(c), u
         if self.spectral is not None:
             self.spectral.initialize(x, contexts[0])
@@ -163,8 +165,9 @@ class Glow(ConditionalFlow):
     def kept_bytes(self, batch: int) -> int:
         """About what autograd would keep of the activations of a batch.
 
-        A step keeps some 4 images of the width of its network, and 8 of its channels: within 10 % of what was counted
-        (``benchmarks/results/glow_memory.md``).
+        A step keeps some 4 images of the width of its network, and 8 of its channels: within 15 % of what was counted
+        for affine couplings given a vector (``benchmarks/results/glow_memory.md``); splines and image contexts keep
+        two to three times that.
         """
         shape, total = self.event_shape, 0
         for level in self._levels():

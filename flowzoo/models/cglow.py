@@ -17,15 +17,15 @@ from flowzoo.layers.coupling import AffineCoupling, SplineCoupling
 from flowzoo.layers.linear import LULinear, MatrixLinear, Permutation
 from flowzoo.layers.multiscale import ContextBase, Diagonal, FactorOut
 from flowzoo.layers.spectral import SpectralNorm
-from flowzoo.layers.spline import num_parameters
+from flowzoo.layers.spline import MIN_BIN, num_parameters
 from flowzoo.models._glow import Glow, Level
 from flowzoo.nets import ContextConv, ContextMLP, ContextPyramid, Padding, Saturate, Tuned, mlp
 from flowzoo.registry import MODELS
 
 MAX_LEVELS = 3  # the default number of levels, where the size allows as many
-# Training spreads beyond which one context is as good as another: extrapolation is at a loss. Of the Illustris maps the
-# left-out galaxy with the least hydrogen, four spreads out, was 220 nats better with this bound than without.
-CONTEXT_BOUND = 2.5
+# Training spreads by which a context may lie beyond the training ones before it is taken for the edge of them:
+# extrapolation is at a loss (docs/decisions/0008).
+CONTEXT_MARGIN = 0.5
 SPLINE_BOUND = 4.0  # standard deviations of a normalised activation that the splines transform; the identity beyond
 
 
@@ -49,7 +49,7 @@ class CGlow:
         hidden_features: width of the coupling networks.
         coupling: ``"affine"``, ``"additive"`` or ``"rq-spline"``.
         scale: form of the affine scale: ``"tanh"``, or ``"sigmoid"`` as published (not volume-preserving at the start).
-        num_bins: of the spline coupling.
+        num_bins: of the spline coupling; other couplings have none.
         mixing: of the channels: ``"plu"``, ``"matrix"`` (no factors) or ``"permutation"`` (fixed).
         order: of a step: ``"glow"`` is actnorm, 1x1, coupling; ``"higlow"`` is 1x1, actnorm, coupling.
         base: of the parts set aside: ``"conditional"`` on the context and the kept half, ``"diagonal"`` (one mean and
@@ -59,14 +59,16 @@ class CGlow:
         base_penalty: weight of the mean square of the latter's coefficients in the training loss.
         tail: sets half of the last level aside too, and takes K more steps on the rest, as HIGlow does.
         padding: how the 3 x 3 convolutions see beyond the border: ``"zeros"``, ``"circular"`` or ``"reflect"``; None is
-            circular where the dataset says that it is periodic, else zeros.
+            circular where the dataset says that it is periodic, else zeros. This, ``position``, ``precision`` and
+            ``channels_last`` are of images; flows of vectors have nothing that they could change.
         position: tell the coupling networks where in the image a pixel is; None does unless the padding is circular.
         spectral: start with ``SpectralNorm``, which whitens a periodic field by its spectrum given the context; None
             does where the dataset says that it is periodic.
         context_image: ``(C', H', W')``, the image that ends a flat context; None as the dataset says.
         context_features: channels into which an image context is encoded.
         reversible: recompute activations from the inverse in the backward pass, so that memory does not grow with the
-            number of steps; None does where a batch would else hold more than 2 GiB.
+            number of steps; None does where a batch would else hold more than 2 GiB. A training loop of your own should
+            call ``flow.prepare`` now and then, as ``flowzoo.fit`` does.
         precision: of the coupling networks; log-determinants are in float32 with both.
         channels_last: memory layout inside the coupling networks.
     """
@@ -120,6 +122,13 @@ class CGlow:
         """See ``flowzoo.models.ModelConfig``."""
         if len(event_shape) not in (1, 3):
             raise ValueError(f"cglow takes images (C, H, W) and vectors (D,); got {tuple(event_shape)}")
+        if self.base_penalty < 0 or (self.base_penalty and self.conditioning == "layers"):
+            raise ValueError(
+                "cglow.base_penalty must not be negative, and needs conditioning 'base' or 'both'; "
+                f"got {self.base_penalty:g} with '{self.conditioning}'"
+            )
+        if self.num_bins * MIN_BIN >= 1:
+            raise ValueError(f"cglow.num_bins must be below {1 / MIN_BIN:.0f}; got {self.num_bins}")
         return _Builder(self, event_shape, context_shape).build(x_map, context_map)
 
     @classmethod
@@ -214,7 +223,7 @@ class _Builder:
 
     def _top(self, shape: Sequence[int]) -> FactorOut | None:
         """The base of the last part: a part set aside of which nothing goes on."""
-        if self.config.conditioning != "layers" and self.vector:
+        if self.config.conditioning != "layers":
             net: nn.Module = ContextBase(self.vector, (2 * shape[0], *shape[1:]))
         elif self.config.base == "diagonal":
             net = Diagonal(2 * shape[0])
@@ -243,7 +252,9 @@ class _Builder:
         """One network of the vector for all layers, each of which has only a linear map of what it returns."""
         if not self.seen:
             return None
-        return nn.Sequential(Saturate(CONTEXT_BOUND), mlp(self.vector, self.seen, (self.seen,)), nn.SiLU())
+        return nn.Sequential(
+            Saturate(self.vector, CONTEXT_MARGIN), mlp(self.vector, self.seen, (self.seen,)), nn.SiLU()
+        )
 
     def _spectral(self) -> SpectralNorm | None:
         if not self.config.spectral:
@@ -261,6 +272,13 @@ class _Builder:
                 raise ValueError(f"cglow takes an image as context of images only; the events are {self.event_shape}")
             if self.config.conditioning != "layers":
                 raise ValueError(f"an image context enters the layers; got conditioning='{self.config.conditioning}'")
+        if len(shape) == 3 and declared is not None and tuple(declared) != shape:
+            raise ValueError(f"cglow.context_image is {tuple(declared)}; the context is an image {shape}")
+        image = shape if len(shape) == 3 else declared
+        if image is not None and min(image) < 1:
+            raise ValueError(f"an image context needs a channel and a pixel; got {tuple(image)}")
+        if image is not None and self.padding == "reflect" and min(image[1:]) < 2:
+            raise ValueError(f"padding 'reflect' needs 2 pixels a side; the image context is {tuple(image)}")
         if len(shape) == 3:
             return 0, shape
         if len(shape) != 1:
@@ -277,6 +295,7 @@ class _Builder:
         _, height, width = self.event_shape
         # A reflection about the border needs a second pixel to show.
         smallest = 2 if self.padding == "reflect" else 1
+        least = 2 * smallest
         possible, block = 0, 2
         while height % block == 0 and width % block == 0 and min(height, width) // block >= smallest:
             possible, block = possible + 1, 2 * block
@@ -284,7 +303,11 @@ class _Builder:
         if not 1 <= wanted <= possible:
             raise ValueError(
                 f"cglow cannot squeeze {height} x {width} pixels {max(wanted, 1)} times; "
-                + (f"num_levels can be 1 to {possible}" if possible else "height and width must be even")
+                + (
+                    f"num_levels can be 1 to {possible}"
+                    if possible
+                    else f"height and width must be even, {least} at least"
+                )
                 + (f" with padding '{self.padding}', which needs {smallest} pixels to be left" if smallest > 1 else "")
             )
         return wanted

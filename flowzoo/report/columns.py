@@ -102,6 +102,7 @@ MAIN = (
         ("context_gain", "context_gain_se"),
         lambda row: with_error(row, "context_gain", "context_gain_se"),
     ),
+    Shown("± seeds of the gain (nats)", ("context_gain_seed_se",), plain("context_gain_seed_se", 2)),
     Shown("class accuracy", ("class_accuracy",), plain("class_accuracy")),
     Shown("SW (floor) (spreads)", ("sw", "sw_floor"), with_floor("sw")),
     Shown("draws (s/1000)", ("sample_seconds_per_1000",), plain("sample_seconds_per_1000")),
@@ -130,5 +131,5 @@ PARTS = (("", MAIN), ("field statistics", FIELDS))
 # That these are empty needs a word only beside models that have them.
 OPTIONAL = {
     *("nll_seed_se", "bits_per_dim", "excess_nll", "nll_per_dim"),
-    *("context_gain", "context_gain_se", "class_accuracy"),
+    *("context_gain", "context_gain_se", "context_gain_seed_se", "class_accuracy"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,8 +18,13 @@ ERRORS = (
     "NLL: nats per test event in data units, mean over seeds; SE: standard error over test groups; "
     "ΔNLL: NLL minus that of the best, paired by event"
 )
+GAIN = (
+    "context gain: NLL of the same config trained without context minus NLL; ± over test groups, for one training of "
+    "each: what trainings differ by is not in it"
+)
 SEEDS = "± seeds: standard error of the mean over seeds"
 # What a narrow terminal goes without, first things first. A number is never cut.
+_NEEDLESS = re.compile("are of images|pixels are too few")
 _SELF_EVIDENT = {"nll_nats", "nll_per_dim", "bits_per_dim"}  # or said by the legend
 _LEAST = (
     *("scattering", "bispectrum", "Minkowski", "peaks", "pixel W1", "P(k) std R²", "class accuracy"),
@@ -133,6 +139,8 @@ def blocks(table: Table) -> list[Block]:
             block = _block(dataset, of_dataset, table.missing, part, columns)
             if not part or len(block.headings) > 1:
                 found.append(block)
+            else:  # a block of no columns: its reasons stand below the one before, but where they go without saying
+                found[-1].reasons.extend(text for text in block.reasons if not _NEEDLESS.search(text))
     return found
 
 
@@ -160,6 +168,7 @@ def _block(dataset: str, rows: list[Row], missing: list[Missing], part: str, col
     reasons += _why([entry for entry in missing if entry.dataset == dataset], shown, finished, columns)
     legend = [BOLD] if any(row["best"] for row in rows) else []
     legend += [ERRORS] if finished else []
+    legend += [GAIN] if any(column.sources[0] == "context_gain" for column in shown) else []
     legend += [SEEDS] if any(column.sources == ("nll_seed_se",) for column in shown) else []
     return Block(
         title,

@@ -30,6 +30,7 @@ _ORDER = (
 )
 # A seed without a finite NLL leaves these empty: the mean over its luckier siblings would flatter the model.
 _OF_EVERY_SEED = ("nll_nats", "nll_per_dim", "bits_per_dim", "excess_nll")
+_GAIN_SEED_SE = "context_gain_seed_se"  # like that of the NLL, of the scatter over seeds
 # Reasons that hold by construction, for records that do not spell them out.
 _WHY = {
     "bits_per_dim": "bits are counted for dequantised integer data alone",
@@ -157,6 +158,7 @@ def make_table(cells: Sequence[Cell]) -> Table:
 def _extra_columns(found: Iterable[Record]) -> list[str]:
     """The columns that records have beyond those of every table."""
     names = {name for record in found for name in (*record.metrics, *record.missing)} - {*LEADING, *TRAILING}
+    names |= {_GAIN_SEED_SE} if "context_gain" in names else set()
     return [*(n for n in _ORDER if n in names), *sorted(names.difference(_ORDER))]
 
 
@@ -176,7 +178,7 @@ def _row(cells: list[Cell], extra: list[str], missing: list[Missing]) -> tuple[d
     def empty(column: str, reason: str) -> None:
         missing.append(Missing(first.dataset, first.model, column, reason))
 
-    for column in (*_OF_EVERY_SEED, *extra):
+    for column in (*_OF_EVERY_SEED, *(name for name in extra if name != _GAIN_SEED_SE)):
         row[column], reason = _mean([cell.record for cell in done], column)
         if reason:
             empty(column, reason)
@@ -190,6 +192,8 @@ def _row(cells: list[Cell], extra: list[str], missing: list[Missing]) -> tuple[d
     nlls = torch.tensor([cell.record.metrics.get("nll_nats", math.nan) for cell in done], dtype=torch.float64)
     if len(nlls) > 1:
         row["nll_seed_se"] = float(nlls.std() / len(nlls) ** 0.5)
+        gains = [cell.record.metrics.get("context_gain", math.nan) for cell in done]
+        row[_GAIN_SEED_SE] = float(torch.tensor(gains, dtype=torch.float64).std() / len(gains) ** 0.5)
     if math.isnan(row["nll_seed_se"]):
         empty("nll_seed_se", "one seed" if len(nlls) == 1 else "not every seed has an NLL")
     return row, scores

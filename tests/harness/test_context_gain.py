@@ -77,3 +77,22 @@ def test_gain_repeats_when_the_run_is_killed_between_the_two_trainings(plan, tmp
     again = run_cell(cell, tmp_path / "torn")
     assert again.metrics["context_gain"] == whole.metrics["context_gain"]
     assert again.metrics["nll_nats"] == whole.metrics["nll_nats"]
+
+
+def test_scatter_of_the_gain_over_seeds_stands_beside_it(tmp_path):
+    x, context = linear(400)
+    result = flowzoo.bench(
+        ["maf"], x=x, context=context, out=tmp_path, context_gain=True, seeds=(0, 1), train={"steps": 5}, baseline=False
+    )
+    row = result.table.iloc[0]
+    cells = [record.load(p).metrics["context_gain"] for p in sorted((tmp_path / "cells").glob("*.json"))]
+    assert row["context_gain_seed_se"] == pytest.approx(abs(cells[0] - cells[1]) / 2)
+
+
+def test_state_of_a_second_training_whose_first_is_gone_is_no_obstacle(plan, tmp_path):
+    (cell,) = plan(["maf"], context_gain=True)
+    left = tmp_path / "checkpoints" / f"{cell.stem}.without_context.state.safetensors"
+    left.parent.mkdir()
+    left.write_bytes(b"of another run")
+    assert run_cell(cell, tmp_path).status == "ok"
+    assert not left.exists()

@@ -10,7 +10,7 @@ from flowzoo.models import build
 from flowzoo.seeding import generator
 
 
-def splits_of(per=3, contexts=12, size=16, **options):
+def splits_of(per=4, contexts=12, size=16, **options):
     """Maps whose pixels are near the number of their context."""
     source = generator(0, "x")
     index = torch.arange(contexts).repeat_interleave(per)
@@ -24,7 +24,7 @@ def test_real_images_are_test_events_of_the_context_that_they_stand_under():
     known = real_ensembles(splits, contexts=16, count=500)
     held_out = set(splits.test.contexts[splits.test.context_index].flatten().tolist())
     assert set(known.context.flatten().tolist()) == held_out
-    assert known.real.shape == (len(held_out), 3, 1, 16, 16)
+    assert known.real.shape == (len(held_out), 4, 1, 16, 16)
     torch.testing.assert_close(known.real.mean((1, 2, 3, 4)), 100 * known.context[:, 0], atol=1, rtol=0)
 
 
@@ -50,7 +50,7 @@ def test_dataset_that_can_simulate_gives_fresh_images_at_test_contexts():
 def test_reasons_why_there_are_none():
     assert "images" in real_ensembles(Splits.make(configure("two_moons", {"num_events": 50}).load()), 4, 10)
     assert "8 x 8 pixels are too few" in real_ensembles(splits_of(size=8), 4, 10)
-    assert "no test context has two events" in real_ensembles(splits_of(per=1), 4, 10)
+    assert "no test context has 4 events" in real_ensembles(splits_of(per=1), 4, 10)
 
 
 def test_draws_stand_at_the_same_contexts_and_repeat_by_seed():
@@ -74,3 +74,14 @@ def test_real_ensembles_are_made_once_for_all_models():
     first = source.ensembles(bench)
     assert source.ensembles(bench) is first
     assert source.ensembles(BenchConfig(ensemble_contexts=2, ensemble_draws=4)) is not first
+
+
+def test_context_with_few_events_does_not_decide_for_the_others():
+    source = generator(0, "x")
+    counts = torch.tensor([10] * 20 + [4] * 10)
+    index = torch.arange(30).repeat_interleave(counts)
+    x = torch.randn(len(index), 1, 16, 16, generator=source)
+    splits = Splits.make(Data(x=x, context=torch.arange(30.0)[:, None], context_index=index, groups=index))
+    known = real_ensembles(splits, contexts=16, count=500)
+    assert known.real.shape[1] == 10
+    assert float(known.context.max()) < 20

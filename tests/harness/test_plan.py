@@ -172,3 +172,13 @@ def test_every_default_is_written_into_the_record(plan: Plan) -> None:
     assert config["model"] == {"name": "maf", "num_steps": 1, "hidden_features": 16}
     assert config["data"] == {"name": "two_moons", "num_events": 300, "seed": 0}
     assert config["train"].keys() == FitConfig.__dataclass_fields__.keys()
+
+
+def test_baseline_that_nobody_named_is_left_out_where_its_covariance_cannot_be_had():
+    config = BenchConfig()
+    wide = open_source("data", {}, config, Data(x=torch.randn(10, 1, 96, 96)))
+    few = open_source("few", {}, config, Data(x=torch.randn(10, 2), context=torch.randn(10, 8)))
+    cells = make_plan([wide, few], {"maf": {"num_steps": 1, "hidden_features": 2}}, FitConfig(), config)
+    assert [cell.name for cell in cells] == ["maf", "maf"]
+    cells = make_plan([few], {"gaussian": {}}, FitConfig(), config)
+    assert [cell.name for cell in cells] == ["gaussian"]

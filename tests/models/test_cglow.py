@@ -350,11 +350,45 @@ def test_stack_that_inverts_badly_gets_anchors():
 
 
 def test_context_far_beyond_the_training_ones_is_taken_for_the_edge_of_them():
-    flow = made((1, 4, 4), stir=0.2)
-    x, c = inputs(flow, 3)
+    flow = made((1, 4, 4))
+    x, c = inputs(flow, 30)
+    flow.initialize(x, c)
+    source = generator(1, "stir")
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=source, dtype=torch.float64))
     far, farther = (flow.log_prob(x, factor * torch.ones_like(c)) for factor in (30.0, 1e6))
     torch.testing.assert_close(far, farther)
-    assert bool(torch.isfinite(farther).all())
+    # Within the range that was seen nothing is squashed, however far it reaches.
+    edges = flow.embedding[0](torch.stack([c.amin(0), c.amax(0), c[0]]))
+    assert torch.equal(edges, torch.stack([c.amin(0), c.amax(0), c[0]]))
+
+
+def test_context_that_says_nothing_is_worth_nothing_to_a_base_that_sees_it():
+    with_, without = (made((1, 4, 4), context=(n,), conditioning="base", num_levels=1) for n in (2, 0))
+    assert with_.top.net.bias.shape == without.top.net.bias.shape == (2 * 16,)
+    x, _ = inputs(without)
+    with torch.no_grad():
+        without.top.net.bias[:16] = 1.0
+    z = without.to_latent(x)[0]
+    assert without.regularization() is None
+    torch.testing.assert_close(without.to_data(z)[0], x)
+
+
+@pytest.mark.parametrize(
+    ("context", "options", "message"),
+    [
+        ((2,), {"base_penalty": -1.0, "conditioning": "base"}, "base_penalty must not be negative"),
+        ((2,), {"base_penalty": 1.0}, "needs conditioning 'base' or 'both'"),
+        ((3, 8, 8), {"context_image": (9, 9, 9)}, "context_image is"),
+        ((3, 0, 8), {}, "needs a channel and a pixel"),
+        ((3, 1, 7), {"padding": "reflect", "num_levels": 1}, "2 pixels a side"),
+        ((2,), {"num_bins": 3000}, "num_bins must be below 1000"),
+    ],
+)
+def test_options_that_contradict_one_another_are_refused_before_training(context, options, message):
+    with pytest.raises(ValueError, match=message):
+        build("cglow", (1, 8, 8), context, **options)
 
 
 @pytest.mark.parametrize("reversible", [False, True])
