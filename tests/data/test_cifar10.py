@@ -330,6 +330,90 @@ def test_codecs_other_than_that_of_bytes_are_refused(tmp_path):
         read_pickle(tmp_path / "a")
 
 
+class Built(Calls):
+    """Pickles to a call of a function, and a state that is set on what it returns."""
+
+    def __init__(self, function, arguments, state):
+        self.reduced = function, arguments, state
+
+
+RECONSTRUCT = np.zeros(0).__reduce__()[0]
+OBJECTS = (3, "|", None, None, None, -1, -1, 63)  # the state of dtype("O")
+
+
+def array_of(state):
+    return Built(RECONSTRUCT, (np.ndarray, (0,), b"b"), state)
+
+
+ATTACKS = {
+    "bytes read as pointers": (Calls(np.ndarray, (2,), "O", b"A" * 16), r"calls numpy\.ndarray"),
+    "the class called for memory as it is": (Calls(np.ndarray, (9999,), np.dtype("u1")), r"calls numpy\.ndarray"),
+    "strides of zero": (Calls(np.ndarray, (1 << 40,), np.dtype("u1"), b"a", 0, (0,)), r"calls numpy\.ndarray"),
+    "objects by name": (Calls(np.dtype, "O"), "asks for the dtype 'O'; plain arrays are of b1, i1"),
+    "fields of objects": (Calls(np.dtype, [("a", "O")]), "asks for the dtype"),
+    "objects by state": (Built(np.dtype, ("u1", False, True), OBJECTS), "has a dtype in a state"),
+    "fields by state": (
+        Built(np.dtype, ("u1",), (3, "|", None, ("a",), {"a": (np.dtype("u8"), 0)}, 8, 1, 16)),
+        "has a dtype in a state",
+    ),
+    "too few bytes": (array_of((1, (2**40,), np.dtype("u1"), False, b"a")), "and 1 bytes; it needs 1099511627776"),
+    "a negative size": (array_of((1, (-1, -1), np.dtype("u1"), False, b"a")), "has an array in a state"),
+    "a list of objects": (array_of((1, (1,), np.dtype("u1"), False, ["a"])), "has an array in a state"),
+    "a dtype by name": (array_of((1, (1,), "O", False, b"A" * 8)), "has an array in a state"),
+    "no content": (Calls(RECONSTRUCT, np.ndarray, (2,), b"O"), "has an array without its content"),
+    "another class": (Calls(RECONSTRUCT, np.dtype, (2,), b"O"), "makes an array of another class"),
+    "an array as a key": ({}, "not a readable pickle"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_arrays_that_would_corrupt_memory_are_refused_in_one_line(tmp_path, attack):
+    content, reason = ATTACKS[attack]
+    text = pickle.dumps({b"data": [content]}, protocol=2)
+    if attack == "an array as a key":
+        text = b"\x80\x02}" + pickle.dumps(np.zeros(2), 2)[2:-1] + b"K\x01s."
+    (tmp_path / "a").write_bytes(text)
+    with pytest.raises(ValueError, match=rf"a: .*{reason}") as error:
+        read_pickle(tmp_path / "a")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"cnumpy\nndarray\n",
+        b"cnumpy\ndtype\n",
+        b"cnumpy.core.multiarray\n_reconstruct\n",
+        b"c_codecs\nencode\n",
+    ],
+)
+@pytest.mark.parametrize("state", [b"N}U\x08__call__K\x01s\x86", b"}U\x01aK\x01s"])
+def test_a_pickle_sets_nothing_on_what_it_is_given(tmp_path, name, state):
+    # BUILD with a state for slots sets attributes; one for a dictionary fills it.
+    (tmp_path / "a").write_bytes(b"\x80\x02" + name + state + b"b.")
+    with pytest.raises(ValueError, match="a: not a readable pickle"):
+        read_pickle(tmp_path / "a")
+    (tmp_path / "a").write_bytes(b"\x80\x02" + name + b")\x81.")  # NEWOBJ, of a type alone
+    with pytest.raises(ValueError, match="a: not a readable pickle"):
+        read_pickle(tmp_path / "a")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", "<i8", ">i4", "f4", ">f8"])
+def test_numbers_of_any_kind_and_order_come_back(tmp_path, protocol, dtype):
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    row = [array, np.asfortranarray(array), array[0, 0, 0:1]]
+    row += [row, (array, row)]  # in itself, and twice
+    (tmp_path / "a").write_bytes(pickle.dumps(row, protocol))
+    found = read_pickle(tmp_path / "a")
+    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(found[:3], row[:3], strict=True))
+    assert found[1].flags.f_contiguous
+    assert found[3] is found
+    assert np.array_equal(found[4][0], array)
+    assert found[4][1] is found
+    found[0][:] = 0  # of its own
+
+
 @pytest.mark.parametrize("cut", [0, 1, 40, 3000, -1])
 def test_torn_pickles_are_refused_in_one_line(tmp_path, cut):
     root = write_python(tmp_path)
