@@ -109,8 +109,9 @@ class ConditionalFlow(nn.Module):
     def prepare(self, x: Tensor, context: Tensor | None = None) -> None:
         """What a flow measures to keep its next steps right; nothing by default.
 
-        The training calls it now and then, outside a step, with a few training events in data units. What it sets must
-        follow from the weights and these events alone, so that a resumed training goes on as it would have.
+        The training calls it now and then, outside a step, with as many training events as a step takes, in data
+        units. What it sets must follow from the weights and these events alone, so that a resumed training goes on as
+        it would have.
         """
 
     # -- what a user calls ----------------------------------------------------------------------------------------
