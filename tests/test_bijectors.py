@@ -30,6 +30,12 @@ def positive(count=400, columns=3):
     return x.clamp_max(49.0)
 
 
+def mapped(bijector, x):
+    """Fitted, and applied to what it was fitted on."""
+    bijector.fit(x)
+    return bijector.to_latent(x)[0]
+
+
 MAPS = {
     "identity": Identity,
     "standardize": lambda: Standardize((3,)),
@@ -85,11 +91,19 @@ def test_round_trip_and_the_log_slopes_cancel(fitted):
     torch.testing.assert_close(backward.sum(1), -forward.sum(1), rtol=1e-9, atol=1e-9)
 
 
-def test_fit_returns_the_mapped_data():
-    for make in MAPS.values():
-        bijector = make().double()
-        returned = bijector.fit(positive())
-        torch.testing.assert_close(returned, bijector.to_latent(positive())[0])
+def test_maps_of_maps_are_fitted_on_what_the_ones_before_return_in_pieces_too(monkeypatch):
+    for name in ("compose", "logit and standardize", "columns", "vector and image", "all"):
+        whole, cut = MAPS[name]().double(), MAPS[name]().double()
+        whole.fit(positive())
+        monkeypatch.setattr("flowzoo.bijectors._base.PIECE", 7 * 3 + 2)  # seven events at a time, and one left over
+        cut.fit(positive())
+        monkeypatch.undo()
+        torch.testing.assert_close(dict(cut.state_dict()), dict(whole.state_dict()), rtol=1e-5, atol=1e-6)
+    x = positive()
+    bijector = Compose(Log(), Standardize((3,))).double()
+    bijector.fit(x)
+    assert torch.equal(x, positive())
+    torch.testing.assert_close(bijector.maps[1].mean, x.log().mean(0), rtol=1e-6, atol=1e-6)
 
 
 def test_description_and_state_rebuild_the_same_map(fitted):
@@ -117,7 +131,7 @@ def test_a_large_batch_shape_is_no_other_than_a_flat_one(fitted):
 
 
 def test_standardised_columns_have_zero_mean_and_unit_variance():
-    u = Standardize((3,)).fit(positive().float())
+    u = mapped(Standardize((3,)), positive().float())
     torch.testing.assert_close(u.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(u.std(0, correction=0), torch.ones(3), atol=1e-5, rtol=0)
 
@@ -127,7 +141,7 @@ def test_images_are_standardised_per_channel_and_not_per_pixel():
     gradient = torch.arange(6.0)  # along the columns: it must survive
     x = (noise + gradient) * torch.tensor([2.0, 30.0])[:, None, None] + 5
     bijector = Standardize((2, 4, 6))
-    u = bijector.fit(x)
+    u = mapped(bijector, x)
     assert bijector.mean.shape == bijector.std.shape == (2, 1, 1)
     torch.testing.assert_close(u.mean((0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(u.std((0, 2, 3), correction=0), torch.ones(2), atol=1e-5, rtol=0)
@@ -169,7 +183,7 @@ def test_moments_taken_in_pieces_are_those_of_the_whole(monkeypatch):
     x = 1e4 + torch.randn(50, 2, 3, 4, generator=generator(6, "x")) * torch.tensor([1.0, 9.0])[:, None, None]
     whole, pieces = Standardize((2, 3, 4)), Standardize((2, 3, 4))
     whole.fit(x)
-    monkeypatch.setattr("flowzoo.bijectors._affine.PIECE", 7 * 24 + 5)  # seven events at a time, and one left over
+    monkeypatch.setattr("flowzoo.bijectors._base.PIECE", 7 * 24 + 5)  # seven events at a time, and one left over
     pieces.fit(x)
     torch.testing.assert_close(pieces.mean, whole.mean, rtol=1e-7, atol=0)
     torch.testing.assert_close(pieces.std, whole.std, rtol=1e-6, atol=0)
@@ -179,7 +193,7 @@ def test_moments_taken_in_pieces_are_those_of_the_whole(monkeypatch):
 
 
 def test_whitened_columns_have_the_identity_as_covariance():
-    u = Whiten((3,)).double().fit(positive())
+    u = mapped(Whiten((3,)).double(), positive())
     torch.testing.assert_close(u.T @ u / len(u), torch.eye(3).double(), atol=1e-5, rtol=0)
     torch.testing.assert_close(u.mean(0), torch.zeros(3).double(), atol=1e-5, rtol=0)
 
@@ -187,7 +201,7 @@ def test_whitened_columns_have_the_identity_as_covariance():
 def test_whitening_resolves_the_small_difference_of_two_near_copies():
     common = torch.randn(2000, 1, generator=generator(3, "x"))
     colour = 0.02 * torch.randn(2000, 1, generator=generator(4, "x"))
-    u = Whiten((2,)).fit(torch.cat([20 + common, 19 + common + colour], 1))
+    u = mapped(Whiten((2,)), torch.cat([20 + common, 19 + common + colour], 1))
     # some direction of u is the colour itself
     correlation = torch.corrcoef(torch.cat([u, colour], 1).T)[2, :2].abs().max()
     assert float(correlation) > 0.99
@@ -196,7 +210,7 @@ def test_whitening_resolves_the_small_difference_of_two_near_copies():
 def test_collinear_columns_are_whitened_to_finite_numbers():
     one = torch.randn(300, 1, generator=generator(5, "x"))
     bijector = Whiten((3,))
-    u = bijector.fit(torch.cat([one, 2 * one, 1 - one], 1))
+    u = mapped(bijector, torch.cat([one, 2 * one, 1 - one], 1))
     assert bool(torch.isfinite(u).all())
     assert float(u.square().mean(0).max()) == pytest.approx(1, rel=1e-2)
 
@@ -374,9 +388,9 @@ def test_column_of_a_part_is_refused_by_its_own_name():
 def test_vector_and_image_are_mapped_apart_and_the_image_in_its_shape():
     x = torch.randn(40, 2 + 12, generator=generator(7, "x")) * 3 + 5
     bijector = VectorAndImage((2, 2, 3), Whiten((2,)), Standardize((2, 2, 3)))
-    u = bijector.fit(x)
-    torch.testing.assert_close(u[:, :2], Whiten((2,)).fit(x[:, :2]))
-    alone = Standardize((2, 2, 3)).fit(x[:, 2:].reshape(40, 2, 2, 3))
+    u = mapped(bijector, x)
+    torch.testing.assert_close(u[:, :2], mapped(Whiten((2,)), x[:, :2]))
+    alone = mapped(Standardize((2, 2, 3)), x[:, 2:].reshape(40, 2, 2, 3))
     torch.testing.assert_close(u[:, 2:], alone.flatten(1))
 
 

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
-from flowzoo.bijectors._base import Bijector, column_name
-
-PIECE = 2**25  # numbers that are looked at together in float64: 256 MB
+from flowzoo.bijectors._base import Bijector, column_name, pieces
 
 
 def _weighted(shares: Sequence[float], values: Iterable[Tensor]) -> Tensor:
@@ -41,14 +39,13 @@ class Standardize(Bijector):
         self.register_buffer("mean", torch.zeros(constants))
         self.register_buffer("std", torch.ones(constants))
 
-    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Take mean and standard deviation over the events (and pixels of a channel)."""
-        # Two passes in float64: (x - mean)^2 of large offsets in float32 loses the variance. In pieces, because
-        # 15,000 maps of 256 x 256 would be 8 GB at float64.
-        pieces = x.split(max(1, PIECE // max(1, x[:1].numel())))
-        shares = [len(piece) / max(1, len(x)) for piece in pieces]
-        mean = _weighted(shares, (p.double().mean(self._reduce, keepdim=True) for p in pieces))
-        squares = ((p.double() - mean).square().mean(self._reduce, keepdim=True) for p in pieces)
+        # Two passes in float64: (x - mean)^2 of large offsets in float32 loses the variance.
+        parts = pieces(x)
+        shares = [len(part) / max(1, len(x)) for part in parts]
+        mean = _weighted(shares, (p.double().mean(self._reduce, keepdim=True) for p in parts))
+        squares = ((p.double() - mean).square().mean(self._reduce, keepdim=True) for p in parts)
         std = _weighted(shares, squares).sqrt()
         flat = (std <= 1e-7 * mean.abs()).flatten() | (std == 0).flatten()
         if bool(flat.any()):
@@ -58,7 +55,6 @@ class Standardize(Bijector):
             )
         self.mean.copy_(mean[0])
         self.std.copy_(std[0])
-        return self.to_latent(x)[0]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Subtract the mean, divide by the standard deviation."""
@@ -99,17 +95,17 @@ class Whiten(Bijector):
         self.register_buffer("inverse", torch.eye(shape[0]))
         self.register_buffer("log_slope", torch.zeros(()))
 
-    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Take the mean and the eigenvectors of the correlation matrix."""
-        scale = Standardize(self.shape)
-        standard = scale.to(x.device).fit(x, names).double()
+        scale = Standardize(self.shape).to(x.device)
+        scale.fit(x, names)
+        standard = scale.to_latent(x)[0].double()
         values, vectors = torch.linalg.eigh(standard.T @ standard / len(x))
         root = values.clamp_min(self.FLOOR * float(values[-1])).sqrt()
         self.mean.copy_(scale.mean)
         self.matrix.copy_((vectors / root).T / scale.std)
         self.inverse.copy_(scale.std[:, None] * (vectors * root))
         self.log_slope.copy_(-(scale.std.double().log().sum() + root.log().sum()) / len(root))
-        return self.to_latent(x)[0]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Subtract the mean, rotate and scale."""

@@ -8,6 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+PIECE = 2**25  # numbers that are looked at together: 256 MB in float64
+
+
+def pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """The events of ``x`` in parts of about ``PIECE`` numbers: 15,000 maps of 256 x 256 would be 8 GB in float64."""
+    return x.split(max(1, PIECE // max(1, x[:1].numel())))
+
 
 class Bijector(nn.Module):
     """A fixed invertible map. A subclass implements ``to_latent``, ``to_data`` and ``describe``.
@@ -16,13 +23,12 @@ class Bijector(nn.Module):
     event's shape, so that a checkpoint loads into a freshly built map.
     """
 
-    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
-        """Set the constants from training data ``(N, *event)``; returns the mapped data.
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
+        """Set the constants from training data ``(N, *event)``.
 
         Raises:
             ValueError: if the data do not fit the map, naming the column and counting the rows.
         """
-        return self.to_latent(x)[0]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Data units to network units, with its log-derivative."""

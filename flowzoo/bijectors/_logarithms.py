@@ -16,7 +16,7 @@ from flowzoo.bijectors._base import Bijector, column_name
 class Log(Bijector):
     """Natural logarithm of strictly positive data. (log10 differs by a constant that a Standardize absorbs.)"""
 
-    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Check that the data are positive."""
         bad = (x <= 0).reshape(len(x), -1)
         if bool(bad.any()):
@@ -25,7 +25,6 @@ class Log(Bijector):
                 f"{column_name(names, column, bad.shape[1])}: {int(bad[:, column].sum())} of {len(x)} rows are <= 0, "
                 "which has no logarithm. Add a stated floor, or do not take the log of this column."
             )
-        return x.log()
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithm."""
@@ -98,7 +97,7 @@ class Logit(Bijector):
         self.low, self.high, self.alpha = float(low), float(high), float(alpha)
         self._slope = (1 - 2 * self.alpha) / (self.high - self.low)
 
-    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Check that the data lie within the bounds."""
         bad = ((x < self.low) | (x > self.high)).reshape(len(x), -1)
         if bool(bad.any()):
@@ -107,7 +106,6 @@ class Logit(Bijector):
                 f"{column_name(names, column, bad.shape[1])}: {int(bad[:, column].sum())} of {len(x)} rows lie outside "
                 f"[{self.low:g}, {self.high:g}], the bounds given for the logit."
             )
-        return self.to_latent(x)[0]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale into (0, 1), then logit."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor, nn
 
-from flowzoo.bijectors._base import Bijector
+from flowzoo.bijectors._base import Bijector, pieces
 
 
 class Compose(Bijector):
@@ -19,11 +19,12 @@ class Compose(Bijector):
         super().__init__()
         self.maps = nn.ModuleList(maps)
 
-    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Fit each map on what the ones before it return."""
-        for bijector in self.maps:
-            x = bijector.fit(x, names)  # type: ignore[operator]
-        return x
+        for i, bijector in enumerate(self.maps):
+            if i:
+                x = _mapped(self.maps[i - 1], x)  # type: ignore[arg-type]
+            bijector.fit(x, names)  # type: ignore[operator]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """All maps in order."""
@@ -59,13 +60,12 @@ class Columns(Bijector):
         self.columns = [int(c) for c in columns]
         self.bijector = bijector
 
-    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Fit the inner map on its columns."""
         if names is None or len(names) != x.shape[-1]:
             # Without names a column is called by its position in the event, not in the part.
             names = [str(c) for c in range(x.shape[-1])]
         self.bijector.fit(x[..., self.columns], [names[c] for c in self.columns])
-        return self.to_latent(x)[0]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The inner map on its columns."""
@@ -103,14 +103,13 @@ class VectorAndImage(Bijector):
         self.image = Size(image)
         self.vector, self.pixels = vector, pixels
 
-    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Fit each map on its part; of the names, the first V are those of the vector and C more of the channels."""
         vector, image = self._cut(x)
         width = vector.shape[-1]
         labels = list(names or ())
         self.vector.fit(vector, labels[:width])
         self.pixels.fit(image, labels[width : width + self.image[0]])
-        return self.to_latent(x)[0]
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Each map on its part."""
@@ -142,3 +141,19 @@ class VectorAndImage(Bijector):
     def _join(self, vector: tuple[Tensor, Tensor], image: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         value, log_slope = (torch.cat([v, i.flatten(-3)], -1) for v, i in zip(vector, image, strict=True))
         return value, log_slope
+
+
+def _mapped(bijector: Bijector, x: Tensor) -> Tensor:
+    """In network units; in pieces, because a map has several times its result in memory."""
+    mapped: Tensor | None = None
+    start = 0
+    for part in pieces(x):
+        value = bijector.to_latent(part)[0]
+        if len(part) == len(x):
+            return value
+        if mapped is None:
+            mapped = value.new_empty(x.shape)
+        mapped[start : start + len(part)] = value
+        start += len(part)
+    assert mapped is not None
+    return mapped

@@ -109,6 +109,18 @@ def find_params(root: Path, suite: str, subset: str, like: MapsFile) -> Path:
     raise FileNotFoundError(f"{root} has no {' and no '.join(TABLES)}; give the table as `params`")
 
 
+def check_different(option: str, files: Sequence[MapsFile]) -> None:
+    """Refuse a file that is named twice, by its field and by a pattern of its name.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    paths = [file.path.resolve() for file in files]
+    for file, path in zip(files, paths, strict=True):
+        if paths.count(path) > 1:
+            raise ConfigError(f"{option} names {file.path.name} {paths.count(path)} times; name each file once")
+
+
 def check_simulation(files: Sequence[MapsFile]) -> None:
     """Refuse maps of different simulations, as far as their names tell.
 
@@ -204,9 +216,14 @@ def read_params(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
     """The parameters ``(rows, columns)``, their names and their units.
 
     Raises:
-        ValueError: if rows are missing, of different lengths, or hold what is no number.
+        ValueError: if rows are missing, of different lengths, or hold what is no number, or it is not in UTF-8.
     """
-    lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} is 0x{error.object[error.start]:02x}"
+        raise ValueError(f"{file}: not text in UTF-8 ({byte}); write the table in plain ASCII") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     comments = [line.lstrip("# ").split() for line in lines if line.startswith("#")]
     rows = [line.split("#")[0].split() for line in lines if not line.startswith("#")]
     if not rows:

@@ -59,16 +59,19 @@ class Channels:
             seed: of the noise, which has a stream per map and channel: it does not depend on which maps are read.
 
         Raises:
-            ValueError: if a pixel has no logarithm, or the floor is a thousand times the largest.
+            ValueError: if a pixel is not finite or has no logarithm, or the floor is a thousand times the largest.
         """
         _, height, width = self.shape
         f = self.factor
         for channel, (array, floor) in enumerate(zip(self.arrays, self.floors, strict=True)):
-            negative, largest = 0, -math.inf
+            negative, largest, strange, nan = 0, -math.inf, 0, 0
             for position, i in enumerate(index.tolist()):
                 pooled = array[i].astype(np.float64).reshape(height, f, width, f).mean((1, 3)) + floor
+                if not np.isfinite(pooled).all():
+                    strange += int((~np.isfinite(pooled)).sum())
+                    nan += int(np.isnan(pooled).sum())
                 bad = int((pooled <= 0).sum())
-                if bad or negative:
+                if bad or negative or strange:
                     negative += bad
                     continue
                 largest = max(largest, float(pooled.max()) - floor)
@@ -80,6 +83,11 @@ class Channels:
                     x = x + noise[channel] * torch.randn(height, width, generator=source, dtype=torch.float64)
                 out[position, channel] = x
             name = self.files[channel].path.name
+            if strange:
+                raise ValueError(
+                    f"{name}: {strange} of {len(index) * height * width} pixels are not finite ({nan} NaN); "
+                    "leave these maps out of the file"
+                )
             if negative:
                 raise ValueError(
                     f"{name}: {negative} of {len(index) * height * width} pixels are <= 0 after adding the floor of "

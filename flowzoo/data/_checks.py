@@ -20,11 +20,16 @@ def check(data: Data) -> None:
 
     Raises:
         ValueError: for no events, NaN or infinite values (event or context), integer data outside its levels,
-            constant columns or atoms of continuous data.
+            constant columns or atoms of continuous data; for symmetries with a context that has an image.
     """
     assert data.context is not None
     if len(data) == 0:
         raise ValueError("the dataset has no events")
+    if data.augment and (data.context_image is not None or len(data.context_shape) >= 3):
+        raise ValueError(
+            f"augment ({', '.join(data.augment)}) would move the events and not the images that are their contexts; "
+            "leave it out"
+        )
     names = _names(data.names, data.x, "x")
     _finite(data.x, names)
     _finite(data.context, _names(data.context_names, data.context, "context"))
@@ -60,30 +65,32 @@ def _finite(x: Tensor, names: Sequence[str]) -> None:
 
 
 def _constant(column: Tensor, name: str) -> None:
-    if len(column) > 1 and bool((column == column.flatten()[0]).all()):
+    first = column[(0,) * column.ndim]
+    if len(column) > 1 and bool((column == first).all()):
         raise ValueError(
-            f"column '{name}': all {len(column)} rows are {float(column.flatten()[0]):g}; a constant has no density. "
+            f"column '{name}': all {len(column)} rows are {float(first):g}; a constant has no density. "
             "Leave it out of x."
         )
 
 
 def _atom(column: Tensor, name: str) -> None:
-    values = column.flatten()
-    if len(values) < 2 / ATOM_FRACTION:
+    total = column.numel()
+    if total < 2 / ATOM_FRACTION:
         return
-    sample = values
-    if len(values) > _ATOM_ROWS:
+    if total <= _ATOM_ROWS:
+        sample = column
+    else:
         # At random: a stride that divides the width of an image would see some of its columns alone.
         source = generator(0, "atoms")
-        sample = values[torch.randint(len(values), (_ATOM_ROWS,), generator=source)]
+        sample = column[torch.unravel_index(torch.randint(total, (_ATOM_ROWS,), generator=source), column.shape)]
     unique, counts = torch.unique(sample, return_counts=True)
     top = unique[counts.argmax()]
-    equal = int((values == top).sum())
-    share = equal / len(values)
+    equal = int(torch.count_nonzero(column == top))
+    share = equal / total
     if share > ATOM_FRACTION:
         what = "pixels" if column[0].numel() > 1 else "rows"
         raise ValueError(
-            f"column '{name}': {equal} of {len(values)} {what} ({share:.0%}) are exactly {float(top):g}, "
+            f"column '{name}': {equal} of {total} {what} ({share:.0%}) are exactly {float(top):g}, "
             "an atom, which has no density. Leave the column out of x, or add a stated noise (option `noise` "
             "of a table: value + f * U(0, 1); `noise_dex` of maps)."
         )

@@ -49,10 +49,12 @@ class ByteImages:
             raise ConfigError(f"alpha must be between 0 and 0.5, ends excluded; got {self.alpha}")
         if self.transform not in ("logit", "scale"):
             raise ConfigError(f"transform must be 'logit' or 'scale'; got '{self.transform}'")
+        if self.transform == "scale" and self.alpha != ByteImages.alpha:
+            raise ConfigError(f"alpha is of transform=logit, and transform is scale; leave it out (got {self.alpha:g})")
         for option in ("num_train", "num_test"):
             count = getattr(self, option)
             if count is not None and count < 1:
-                raise ConfigError(f"{option} must be at least 1, or none for all; got {count}")
+                raise ConfigError(f"{option} must be at least 1, or null for all; got {count}")
 
     def _data(
         self,

@@ -7,12 +7,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowzoo.bijectors import Bijector, Compose, Logit, Standardize
+from flowzoo.bijectors import Bijector, Compose, Logit, Standardize, VectorAndImage
 from flowzoo.data._augment import augment
 from flowzoo.data._checks import check
 from flowzoo.data._context import default_context_map
@@ -70,8 +71,8 @@ class Split:
 class Splits:
     """The three parts of a dataset and the maps fitted on the first.
 
-    ``hash`` is the SHA-256 of the data, of what it declares (levels, symmetries, maps) and of which event went where:
-    two results are comparable if it is equal.
+    ``hash`` is the SHA-256 of the data, of what it declares (levels, symmetries, maps, side, periodic axes, the
+    image in a context) and of which event went where: two results are comparable if it is equal.
     """
 
     train: Split
@@ -107,7 +108,7 @@ class Splits:
         for tensor in (data.x, data.context, data.context_index, data.groups, part):
             assert tensor is not None
             digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(tensor.contiguous().flatten().numpy().data)
         digest.update(repr(_declared(data)).encode())
         # One tensor of contexts serves all three parts.
         contexts = data.context.float().to(device)  # type: ignore[union-attr]
@@ -152,21 +153,30 @@ class Splits:
         """Fresh ``(x_map, context_map)``, fitted on the training split alone."""
         data, train = self.data, self.train
         x_map = copy.deepcopy(data.x_map) if data.x_map is not None else _default_map(data)
+        # Each context row counts once, however many events share it.
+        contexts = train.contexts[torch.unique(train.context_index)]
         context_map = copy.deepcopy(data.context_map)
         if context_map is None:
-            context_map = default_context_map(data.context_shape, len(torch.unique(train.context_index)))
+            context_map = _default_context_map(data, contexts)
         device = train.x.device
         x_map, context_map = x_map.to(device), context_map.to(device)
         x_map.fit(train.fixed, data.names)
-        # Each context row counts once, however many events share it.
-        context_map.fit(train.contexts[torch.unique(train.context_index)], data.context_names)
+        context_map.fit(contexts, data.context_names)
         return x_map, context_map
 
 
 def _declared(data: Data) -> list[Any]:
     """What the data says of itself that a result depends on, beside its numbers."""
     maps = [None if m is None else (m.describe(), _constants(m)) for m in (data.x_map, data.context_map)]
-    return [data.levels, tuple(data.augment), *maps]
+    declared: list[Any] = [data.levels, tuple(data.augment), *maps]
+    # What is not declared leaves no trace: hashes are older than these.
+    if data.periodic:
+        declared.append(("periodic", tuple(int(axis) for axis in data.periodic)))
+    if data.side is not None:
+        declared.append(("side", float(data.side[0]), str(data.side[1])))
+    if data.context_image is not None:
+        declared.append(("context_image", tuple(int(size) for size in data.context_image)))
+    return declared
 
 
 def _constants(bijector: Bijector) -> list[tuple[str, list[Any]]]:
@@ -183,6 +193,17 @@ def _default_map(data: Data) -> Bijector:
         return Standardize(data.event_shape)
     low, step, count = data.levels
     return Compose(Logit(low, low + step * count), Standardize(data.event_shape))
+
+
+def _default_context_map(data: Data, contexts: Tensor) -> Bijector:
+    """For the different contexts of the training split."""
+    if data.context_image is None:
+        return default_context_map(data.context_shape, len(contexts))
+    # The vector as if it stood alone, however many images each has; of the image one scale for each channel.
+    width = data.context_shape[0] - prod(data.context_image)
+    rows = len(torch.unique(contexts[:, :width], dim=0)) if width else 0
+    vector = default_context_map((width,), rows)
+    return VectorAndImage(data.context_image, vector, Standardize(data.context_image))
 
 
 def _assign(data: Data, seed: int, fractions: tuple[float, float, float]) -> Tensor:

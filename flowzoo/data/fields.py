@@ -17,7 +17,7 @@ from flowzoo.data._data import Data
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
 
-_CHUNK = 2048  # maps transformed at a time: 32 MB in float64 at 32 x 32 pixels
+_CHUNK = 2**21  # pixels transformed at a time: 16 MB in float64, and as much again for each step
 
 
 class _Shells(NamedTuple):
@@ -100,7 +100,7 @@ class Fields:
         lognormal = self.kind == "lognormal"
         if lognormal and not bool(((x > 0) & x.isfinite()).all()):
             raise ValueError(
-                f"fields: depth must be large enough for exp(g) to fit into float32; got {self.depth:g} Mpc/h, with "
+                f"depth must be large enough for exp(g) to fit into float32; got {self.depth:g} Mpc/h, with "
                 f"which ln x has a variance of up to {float(self._spectrum(context)[1].max()):.0f}"
             )
         mode = "that of the lowest other mode"
@@ -193,8 +193,8 @@ class Fields:
         noise = torch.randn(shape, generator=source, device=source.device).to(theta.device)
         shells, (spectrum, variance) = self._shells_on(theta.device), self._spectrum(theta)
         maps = torch.empty(len(index), 1, *shape[1:], dtype=theta.dtype, device=theta.device)
-        for start in range(0, len(index), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(index), self._chunk):
+            part = slice(start, start + self._chunk)
             # White noise coloured by the root of the spectrum; the orthonormal transform leaves its variance at 1.
             modes = torch.fft.rfft2(noise[part].double(), norm="ortho") * spectrum[index[part]].sqrt()[:, shells.shell]
             g = torch.fft.irfft2(modes, s=shape[1:], norm="ortho")
@@ -211,7 +211,7 @@ class Fields:
         shells = self._shells_on(x.device)
         maps = x.double().reshape(-1, self.size, self.size)
         power, zero, log_jacobian = [], [], []
-        for part in maps.split(_CHUNK):
+        for part in maps.split(self._chunk):
             log_slope = part.new_zeros(len(part))
             if self.kind == "lognormal":
                 part = part.log()
@@ -253,6 +253,11 @@ class Fields:
             entropy = entropy - 0.5 * self.size**2 * variance
         return float((entropy * torch.from_numpy(np.outer(weights, weights)).flatten()).sum() / 4)
 
+    @property
+    def _chunk(self) -> int:
+        """Maps transformed at a time."""
+        return max(1, _CHUNK // self.size**2)
+
     @cached_property
     def _shells(self) -> _Shells:
         n = self.size
@@ -271,12 +276,12 @@ class Fields:
 
     def _check(self) -> None:
         if self.kind not in ("gaussian", "lognormal"):
-            raise ValueError(f"fields: kind must be 'gaussian' or 'lognormal'; got {self.kind!r}")
+            raise ValueError(f"kind must be 'gaussian' or 'lognormal'; got {self.kind!r}")
         for name, least in (("size", 2), ("num_contexts", 1), ("maps_per_context", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"fields: {name} must be at least {least}; got {getattr(self, name)}")
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
         for name in ("side", "depth"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"fields: {name} must be a positive length in Mpc/h; got {getattr(self, name)}")
+                raise ValueError(f"{name} must be a positive length in Mpc/h; got {getattr(self, name)}")
         if not 0 <= self.floor < math.inf:
-            raise ValueError(f"fields: floor must be a fraction, 0 or more; got {self.floor}")
+            raise ValueError(f"floor must be a fraction, 0 or more; got {self.floor}")

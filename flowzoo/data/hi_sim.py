@@ -103,8 +103,8 @@ class HISim:
             context=theta,
             context_index=simulation,
             groups=simulation,
-            names=("log10 N_HI",),
-            units=("dex cm^-2",),
+            names=("log10 N_HI/cm^-2",),
+            units=("dex",),
             context_names=CONTEXT_NAMES,
             periodic=(1, 2),
             side=(self.side, "Mpc/h"),
@@ -132,7 +132,9 @@ class HISim:
         Raises:
             ValueError: if Omega_m or sigma_8 is not that of a universe.
         """
-        flat, per = theta.reshape(-1, 2), self.maps_per_simulation
+        flat, per, shape = theta.reshape(-1, 2), self.maps_per_simulation, (*theta.shape[:-1], 1, self.grid, self.grid)
+        if not len(flat):
+            return theta.new_empty(shape)
         different, counts = torch.unique_consecutive(flat, dim=0, return_counts=True)
         boxes = (counts + per - 1) // per
         seeds = torch.randint(2**62, (int(boxes.sum()),), generator=generator, device=generator.device).tolist()
@@ -140,7 +142,7 @@ class HISim:
         maps = self._run(different.repeat_interleave(boxes, 0), seeds, generator.device, min(per, int(counts.max())))
         runs = maps.split(boxes.tolist())
         chosen = [run.flatten(0, 1)[:count] for run, count in zip(runs, counts.tolist(), strict=True)]
-        return torch.cat(chosen).reshape(*theta.shape[:-1], 1, self.grid, self.grid)
+        return torch.cat(chosen).reshape(shape)
 
     def _run(self, theta: Tensor, seeds: Sequence[int], source: torch.device, count: int) -> Tensor:
         """``(G, count, n, n)`` maps of the boxes of theta ``(G, 2)``, noise drawn on the device ``source``."""
@@ -251,22 +253,22 @@ class HISim:
     def _check(self) -> None:
         for name, least in (("num_simulations", 1), ("grid", 4), ("slabs", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"hi_sim: {name} must be at least {least}; got {getattr(self, name)}")
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
         if self.grid % self.slabs:
-            raise ValueError(f"hi_sim: slabs must divide grid = {self.grid}; got {self.slabs}")
+            raise ValueError(f"slabs must divide grid = {self.grid}; got {self.slabs}")
         if not 1 <= self.maps_per_simulation <= 3 * self.slabs:
             raise ValueError(
-                f"hi_sim: maps_per_simulation must be from 1 to {3 * self.slabs}, three times slabs; "
+                f"maps_per_simulation must be from 1 to {3 * self.slabs}, three times slabs; "
                 f"got {self.maps_per_simulation}"
             )
         for name in ("side", "omega_hi"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"hi_sim: {name} must be a positive number; got {getattr(self, name)}")
+                raise ValueError(f"{name} must be a positive number; got {getattr(self, name)}")
         for name in ("redshift", "scatter"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"hi_sim: {name} must be 0 or more; got {getattr(self, name)}")
+                raise ValueError(f"{name} must be 0 or more; got {getattr(self, name)}")
         if not math.isfinite(self.bias):
-            raise ValueError(f"hi_sim: bias must be a number; got {self.bias}")
+            raise ValueError(f"bias must be a number; got {self.bias}")
 
 
 def _forward(x: Tensor) -> Tensor:

@@ -12,12 +12,10 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor
 
-from flowzoo.bijectors import Bijector, Standardize, VectorAndImage
 from flowzoo.config import ConfigError
 from flowzoo.data import _camels as camels
 from flowzoo.data._augment import SYMMETRIES
 from flowzoo.data._channels import Channels, each, shown
-from flowzoo.data._context import default_context_map
 from flowzoo.data._data import Data
 from flowzoo.data._readers import Whole, Words, listed, words
 from flowzoo.registry import DATASETS
@@ -79,9 +77,9 @@ class Maps:
         context_floor: as ``floor``, for these.
         context_downsample: as ``downsample``, for these. They get no noise: nothing needs their density.
         side: length of a map along its last axis and its unit, such as ``25 Mpc/h`` (the box of CAMELS).
-        augment: symmetries for training: flip, quarter_turn, shift. By default flip, quarter_turn if the maps are
-            square, and shift if they are periodic along both axes; none with ``context_field``, because only the
-            event is turned.
+        augment: symmetries for training: flip, quarter_turn, shift; ``none`` for none. By default flip, quarter_turn
+            if the maps are square, and shift if they are periodic along both axes; none with ``context_field``,
+            because only the event is turned.
         periodic: axes of the event along which it is periodic (1, 2), if any; those of CAMELS are along both.
         seed: of the noise.
     """
@@ -114,7 +112,8 @@ class Maps:
         object.__setattr__(self, "periodic", tuple(sorted({int(axis) for axis in listed(self.periodic)})))
         object.__setattr__(self, "side", _side(self.side))
         if self.augment is not None:
-            object.__setattr__(self, "augment", words(self.augment))
+            chosen = words(self.augment)
+            object.__setattr__(self, "augment", () if [word.lower() for word in chosen] == ["none"] else chosen)
 
     def load(self) -> Data:
         """Read the files, map by map.
@@ -152,7 +151,7 @@ class Maps:
         context_units = [units[i] for i in chosen]
         notes = fields.notes(each("noise_dex", self.noise_dex, files), self.seed)
         if self.context_field:
-            image = self._image(files[0], total)
+            image = self._image(files, total)
             context = _with_image(vectors, simulation, image, index)
             context_names += image.names
             context_units += ["dex"] * len(image.names)
@@ -188,6 +187,12 @@ class Maps:
             raise ConfigError("field and context_field must name each field once")
         if self.maps and self.field:
             raise ConfigError("give `maps`, which is one file, or `field`, which finds files in `root`; got both")
+        for option in ("suite", "set"):
+            if self.maps and getattr(self, option):
+                raise ConfigError(f"give `maps`, which is one file, or `{option}`, which chooses in `root`; got both")
+        for option, default in (("context_floor", Maps.context_floor), ("context_downsample", Maps.context_downsample)):
+            if not self.context_field and getattr(self, option) != default:
+                raise ConfigError(f"{option} is of the maps of `context_field`, which is missing; leave it out")
         if self.context_field and self.augment:
             raise ConfigError(
                 f"augment ({', '.join(self.augment)}) would turn the maps and not the context_field beside them; "
@@ -215,14 +220,23 @@ class Maps:
             if self.maps
             else camels.find_maps(root, self.field, self.suite, self.set)
         )
+        camels.check_different("field", files)
         camels.check_simulation(files)
         if self.params:
             return files, Path(self.params).expanduser()
         return files, camels.find_params(root, self.suite, self.set, files[0])
 
-    def _image(self, like: camels.MapsFile, total: int) -> Channels:
+    def _image(self, events: list[camels.MapsFile], total: int) -> Channels:
         """The fields of the context, map for map beside the event's."""
+        like = events[0]
         files = camels.find_context(Path(self.root).expanduser(), self.context_field, like)
+        camels.check_different("context_field", files)
+        same = {file.path.resolve() for file in events} & {file.path.resolve() for file in files}
+        if same and self.context_downsample <= self.downsample:
+            raise ConfigError(
+                f"{min(path.name for path in same)} is both event and context_field, which would tell all of it; "
+                f"context_downsample must be more than downsample = {self.downsample}; got {self.context_downsample}"
+            )
         camels.check_simulation([like, *files])
         arrays = camels.open_fields(files)
         if len(arrays[0]) != total:
@@ -250,15 +264,9 @@ class Maps:
 
 
 def _with_image(vectors: Tensor, simulation: Tensor, image: Channels, index: np.ndarray) -> dict[str, Any]:
-    """The context of each event, ``(n, P + C' H' W')``, and how it is to be mapped."""
+    """The context of each event, ``(n, P + C' H' W')``, and which columns are the image."""
     width = vectors.shape[1]
     context = torch.empty(len(index), width + math.prod(image.shape))
     context[:, :width] = vectors[simulation]
     image.write(context[:, width:].unflatten(1, image.shape), index)
-    # One scale for each channel of the image; the vector as if it stood alone.
-    vector_map: Bijector = default_context_map((width,), len(vectors))
-    return {
-        "context": context,
-        "context_image": image.shape,
-        "context_map": VectorAndImage(image.shape, vector_map, Standardize(image.shape)),
-    }
+    return {"context": context, "context_image": image.shape}

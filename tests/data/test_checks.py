@@ -65,6 +65,23 @@ def test_atom_in_one_corner_of_large_images_is_found():
         check(Data(x=x))
 
 
+def test_atom_in_one_of_several_channels_is_counted_there():
+    x = normal(300, 3, 32, 32)
+    x[:, 1, :, 5] = -1
+    x[:, 2, 0, 0] = -1
+    with pytest.raises(ValueError, match=r"'x\[1\]': 9600 of 307200 pixels \(3%\) are exactly -1"):
+        check(Data(x=x))
+
+
+def test_symmetries_beside_an_image_as_context_are_refused():
+    x, image = normal(20, 1, 4, 4), normal(20, 1, 2, 2)
+    for options in ({"context": image}, {"context": image.flatten(1), "context_image": (1, 2, 2)}):
+        check(Data(x=x, **options))
+        with pytest.raises(ValueError, match=r"^augment \(flip, shift\) would move the events and not the images"):
+            check(Data(x=x, augment=("flip", "shift"), **options))
+    check(Data(x=x, context=image.flatten(1), augment=("flip",)))
+
+
 def test_a_few_equal_values_are_no_atom():
     x = normal()
     x[:4, 0] = 0

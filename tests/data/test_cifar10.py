@@ -213,7 +213,8 @@ def test_what_is_not_an_option_value_is_refused(tmp_path):
         ({"n_bits": 0}, "n_bits must be from 1 to 8; got 0"),
         ({"alpha": 0}, "alpha must be between 0 and 0.5, ends excluded; got 0"),
         ({"transform": "affine"}, "transform"),
-        ({"num_train": 0}, "num_train must be at least 1"),
+        ({"num_train": 0}, "num_train must be at least 1, or null for all; got 0"),
+        ({"transform": "scale", "alpha": 0.01}, r"alpha is of transform=logit.*leave it out \(got 0.01\)"),
     ):
         with pytest.raises(ConfigError, match=reason):
             load(root=root, **options)
@@ -412,6 +413,12 @@ def test_numbers_of_any_kind_and_order_come_back(tmp_path, protocol, dtype):
     assert np.array_equal(found[4][0], array)
     assert found[4][1] is found
     found[0][:] = 0  # of its own
+
+
+def test_a_name_with_line_breaks_is_refused_in_one_line(tmp_path):
+    (tmp_path / "a").write_bytes(b"\x80\x04\x8c\x02a\n\x8c\x03b\nc\x93.")
+    with pytest.raises(RefusedPickle, match=r"a: asks for a \.b c, which plain arrays do not need"):
+        read_pickle(tmp_path / "a")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, 3000, -1])

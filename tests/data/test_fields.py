@@ -222,12 +222,12 @@ def test_data_with_its_functions_can_be_sent_to_another_process():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 1}, "fields: size must be at least 2; got 1"),
-        ({"num_contexts": 0}, "fields: num_contexts must be at least 1; got 0"),
-        ({"depth": 0.0}, "fields: depth must be a positive length in Mpc/h; got 0.0"),
-        ({"floor": -0.1}, "fields: floor must be a fraction, 0 or more; got -0.1"),
-        ({"kind": "poisson"}, "fields: kind must be 'gaussian' or 'lognormal'; got 'poisson'"),
-        ({"kind": "lognormal", "depth": 0.05, "num_contexts": 5}, "fields: depth must be large enough.*got 0.05"),
+        ({"size": 1}, "^size must be at least 2; got 1"),
+        ({"num_contexts": 0}, "^num_contexts must be at least 1; got 0"),
+        ({"depth": 0.0}, "^depth must be a positive length in Mpc/h; got 0.0"),
+        ({"floor": -0.1}, "^floor must be a fraction, 0 or more; got -0.1"),
+        ({"kind": "poisson"}, "^kind must be 'gaussian' or 'lognormal'; got 'poisson'"),
+        ({"kind": "lognormal", "depth": 0.05, "num_contexts": 5}, "^depth must be large enough.*got 0.05"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -238,3 +238,15 @@ def test_options_out_of_range_are_refused(options, message):
 def test_maps_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"x must end in \(1, 32, 32\); got \(2, 1, 8, 8\)"):
         Fields().true_log_prob(torch.zeros(2, 1, 8, 8), THETA[:2])
+
+
+def test_maps_are_transformed_a_number_of_pixels_at_a_time(monkeypatch):
+    config = Fields(size=8, num_contexts=5, maps_per_context=3, kind="lognormal")
+    data = config.load()
+    whole = config.true_log_prob(data.x, data.context[data.context_index])
+    monkeypatch.setattr("flowzoo.data.fields._CHUNK", 4 * 64 + 7)  # four maps at a time
+    again = config.load()
+    assert config._chunk == 4
+    torch.testing.assert_close(again.x, data.x)
+    torch.testing.assert_close(config.true_log_prob(again.x, again.context[again.context_index]), whole)
+    assert Fields(size=512)._chunk == 1

@@ -229,13 +229,13 @@ def test_data_with_its_functions_can_be_sent_to_another_process():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_simulations": 0}, "hi_sim: num_simulations must be at least 1; got 0"),
-        ({"slabs": 5}, "hi_sim: slabs must divide grid = 64; got 5"),
-        ({"maps_per_simulation": 13}, "hi_sim: maps_per_simulation must be from 1 to 12, three times slabs; got 13"),
-        ({"redshift": -1.0}, "hi_sim: redshift must be 0 or more; got -1.0"),
-        ({"scatter": math.nan}, "hi_sim: scatter must be 0 or more; got nan"),
-        ({"side": 0.0}, "hi_sim: side must be a positive number; got 0.0"),
-        ({"bias": math.inf}, "hi_sim: bias must be a number; got inf"),
+        ({"num_simulations": 0}, "^num_simulations must be at least 1; got 0"),
+        ({"slabs": 5}, "^slabs must divide grid = 64; got 5"),
+        ({"maps_per_simulation": 13}, "^maps_per_simulation must be from 1 to 12, three times slabs; got 13"),
+        ({"redshift": -1.0}, "^redshift must be 0 or more; got -1.0"),
+        ({"scatter": math.nan}, "^scatter must be 0 or more; got nan"),
+        ({"side": 0.0}, "^side must be a positive number; got 0.0"),
+        ({"bias": math.inf}, "^bias must be a number; got inf"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -261,3 +261,14 @@ def test_equal_parameters_in_a_row_share_boxes_and_others_do_not():
     assert same.shape == (6, 1, 16, 16)
     assert mixed.shape == (3, 1, 16, 16)
     assert len(torch.unique(same.flatten(1), dim=0)) == 6
+
+
+def test_no_parameters_give_no_maps():
+    config = HISim(grid=8)
+    assert config.simulate(torch.zeros(0, 2), generator(0, "x")).shape == (0, 1, 8, 8)
+    assert config.simulate(torch.zeros(3, 0, 2), generator(0, "x")).shape == (3, 0, 1, 8, 8)
+
+
+def test_unit_is_that_of_a_logarithm():
+    data = HISim(grid=8, num_simulations=1).load()
+    assert (data.names, data.units) == (("log10 N_HI/cm^-2",), ("dex",))

@@ -159,6 +159,15 @@ def test_parameters_that_do_not_fit_are_refused(tmp_path, text, reason):
         load(root=write(tmp_path, text=text))
 
 
+def test_table_in_another_encoding_is_refused_by_name(tmp_path):
+    root = write(tmp_path)
+    (tmp_path / "params_LH_Toy.txt").write_bytes("# \u03a9_m \u00e5 b\n".encode("utf-8") + rows().encode())
+    assert load(root=root).context_names == ("\u03a9_m", "\u00e5", "b")
+    (tmp_path / "params_LH_Toy.txt").write_bytes(b"# M\xfcller a b\n" + rows().encode())
+    with pytest.raises(ValueError, match=r"params_LH_Toy\.txt: not text in UTF-8 \(byte 3 is 0xfc\)"):
+        load(root=root)
+
+
 @pytest.mark.parametrize("count", [0, 4])
 def test_more_maps_than_a_simulation_has_are_refused(tmp_path, count):
     with pytest.raises(ConfigError, match=f"num_maps must be from 1 to 3.*got {count}"):
@@ -175,11 +184,17 @@ def test_pixels_without_a_logarithm_are_counted_over_all_maps(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_pixels_that_are_not_finite_are_refused_by_the_split(tmp_path, value):
+def test_pixels_that_are_not_finite_are_counted_over_all_maps(tmp_path, value):
     maps = raw()
     maps[4, 1, 1] = value
-    with pytest.raises(ValueError, match="'log10 HI': 1 of 15 rows are not finite"):
-        Splits.make(load(root=write(tmp_path, maps)))
+    nan = int(value != value)
+    with pytest.raises(ValueError, match=rf"Maps_HI_Toy_LH.*npy: 1 of 960 pixels are not finite \({nan} NaN\)"):
+        load(root=write(tmp_path, maps))
+    maps[:, 0] = -1e9  # counted first, whatever else there is
+    with pytest.raises(ValueError, match=r"npy: 1 of 960 pixels are not finite"):
+        load(root=write(tmp_path, maps))
+    with pytest.raises(ValueError, match=r"npy: 960 of 960 pixels are not finite"):
+        load(root=write(tmp_path, np.full_like(maps, value)))
 
 
 def test_constant_parameter_is_refused_by_name(tmp_path):
@@ -203,6 +218,7 @@ def test_symmetries_and_periodic_axes_can_be_chosen(tmp_path):
     assert data.augment == ("shift", "flip")
     assert data.periodic == (1, 2)
     assert load(root=str(tmp_path), augment="").augment == ()
+    assert load(root=str(tmp_path), augment="none").augment == ()
     with pytest.raises(ConfigError, match="unknown symmetry 'spin'; known are flip"):
         load(root=str(tmp_path), augment="spin")
 
@@ -314,6 +330,37 @@ def test_field_named_twice_and_a_file_beside_a_field_are_refused(tmp_path):
         load(root=root, field="HI", maps=str(tmp_path / "Maps_HI_Toy_LH_z=0.00.npy"))
 
 
+def test_one_file_twice_is_refused_however_it_is_named(tmp_path):
+    root = write_two(tmp_path)
+    with pytest.raises(ConfigError, match=r"^field names Maps_HI_Toy_LH_z=0\.00\.npy 2 times; name each file once"):
+        load(root=root, field="HI,Maps_HI_*")
+    with pytest.raises(ConfigError, match=r"^context_field names Maps_Mgas_.* 2 times"):
+        load(root=root, field="HI", context_field="Mgas,Maps_Mgas*", context_floor=0)
+
+
+@pytest.mark.parametrize("factors", [(1, 1), (2, 2), (4, 2)])
+def test_event_as_its_own_context_is_refused_unless_it_is_coarser(tmp_path, factors):
+    root = write_two(tmp_path)
+    options = {"downsample": factors[0], "context_downsample": factors[1], "context_floor": "0,1e3"}
+    reason = rf"Maps_HI_.* is both event and context_field.* downsample = {factors[0]}; got {factors[1]}"
+    with pytest.raises(ConfigError, match=reason):
+        load(root=root, field="HI", context_field="Mgas,Maps_HI*", **options)
+    file = {"maps": str(tmp_path / ".." / tmp_path.name / "Maps_HI_Toy_LH_z=0.00.npy")}
+    with pytest.raises(ConfigError, match=reason):
+        load(root=root, **file, context_field="Mgas,HI", **options)
+
+
+def test_options_that_would_have_no_effect_are_refused(tmp_path):
+    root = write_two(tmp_path)
+    for options in ({"context_floor": 1}, {"context_downsample": 2}):
+        with pytest.raises(ConfigError, match=f"^{next(iter(options))} is of the maps of `context_field`"):
+            load(root=root, field="HI", **options)
+    file = str(tmp_path / "Maps_HI_Toy_LH_z=0.00.npy")
+    for option in ("suite", "set"):
+        with pytest.raises(ConfigError, match=f"give `maps`, which is one file, or `{option}`, which chooses in"):
+            load(root=root, maps=file, **{option: "LH"})
+
+
 def test_floor_above_all_pixels_is_noted_and_one_that_hides_the_field_is_refused(tmp_path):
     root = write_two(tmp_path)
     largest = float(second().max())
@@ -366,7 +413,8 @@ def test_low_resolution_of_the_same_field_is_a_context_for_super_resolution(tmp_
 
 
 def test_several_fields_can_be_the_channels_of_the_context(tmp_path):
-    options = {"context_field": "Mgas,HI", "context_floor": "0,1", "parameters": "none"}
+    write(tmp_path, name="Maps_T_Toy_LH_z=0.00.npy")
+    options = {"context_field": "Mgas,T", "context_floor": "0,1", "parameters": "none"}
     data = load(root=write_two(tmp_path), field="HI", **options)
     assert data.context_image == (2, SIZE, SIZE)
     channels = data.context.reshape(15, 2, SIZE, SIZE)
@@ -374,7 +422,8 @@ def test_several_fields_can_be_the_channels_of_the_context(tmp_path):
 
 
 def test_image_of_the_context_has_one_scale_per_channel_and_the_parameters_one_each(tmp_path):
-    options = {"context_field": "Mgas,HI", "context_floor": "0,1e3"}
+    write(tmp_path, name="Maps_T_Toy_LH_z=0.00.npy")
+    options = {"context_field": "Mgas,T", "context_floor": "0,1e3"}
     splits = Splits.make(load(root=write_two(tmp_path), field="HI", **options))
     _, context_map = splits.maps()
     assert context_map.pixels.mean.shape == (2, 1, 1)

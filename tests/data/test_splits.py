@@ -1,5 +1,7 @@
 """Splits: whole groups, the same on every call, maps from the training part alone, batches that repeat."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,6 +69,25 @@ def test_hash_changes_with_the_seed_the_data_and_the_groups():
     assert len(set(hashes)) == 4
 
 
+def test_hash_is_that_of_old_records_and_covers_what_is_declared():
+    x, context = torch.arange(96.0).reshape(6, 1, 4, 4).sqrt(), torch.arange(60.0).reshape(6, 10).sqrt()
+    plain = Data(x, context)
+    hashes = [
+        Splits.make(data).hash
+        for data in (
+            plain,
+            replace(plain, periodic=(1, 2)),
+            replace(plain, periodic=(2,)),
+            replace(plain, side=(25.0, "Mpc/h")),
+            replace(plain, side=(25.0, "Mpc")),
+            replace(plain, context_image=(1, 2, 4)),
+            replace(plain, context_image=(2, 2, 2)),
+        )
+    ]
+    assert hashes[0] == "b22e777440a0f72e"  # as it was before these were in it
+    assert len(set(hashes)) == 7
+
+
 def test_splitting_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
     Splits.make(galaxies())
@@ -116,6 +137,26 @@ def test_context_map_counts_each_galaxy_once_however_many_events_it_has():
     )
     _, context_map = Splits.make(data).maps()
     assert float(context_map.mean) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("different", "kind"), [(30, "whiten"), (10, "standardize")])
+def test_image_in_a_context_has_one_scale_and_the_vector_is_whitened_by_its_different_training_rows(different, kind):
+    # 30 training events: their vectors tell of a covariance of two columns only if 20 of them differ.
+    vector = torch.randn(60, 2, generator=generator(1, "x"))[torch.arange(60) % different]
+    image = torch.randn(60, 1, 3, 3, generator=generator(2, "x")) + torch.arange(9.0).reshape(3, 3)
+    data = Data(
+        x=torch.randn(60, 1, 3, 3, generator=generator(0, "x")),
+        context=torch.cat([vector, image.flatten(1)], 1),
+        context_image=(1, 3, 3),
+        given_split=torch.tensor([0] * 30 + [1] * 10 + [2] * 20),
+    )
+    splits = Splits.make(data)
+    _, context_map = splits.maps()
+    assert context_map.vector.describe() == {"kind": kind, "shape": [2]}
+    assert context_map.pixels.describe() == {"kind": "standardize", "shape": [1, 3, 3]}
+    assert float(context_map.pixels.mean) == pytest.approx(float(image[:30].mean()), rel=1e-5)
+    alone = replace(data, context=image.flatten(1))
+    assert Splits.make(alone).maps()[1].vector.describe() == {"kind": "identity"}
 
 
 def test_maps_are_fresh_on_each_call_and_leave_the_data_alone():
