@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from flowzoo.config import make
 from flowzoo.data import configure as configure_data
@@ -82,3 +83,13 @@ def test_glow_cifar10_is_class_conditional_in_its_base_alone():
     assert flow.embedding is None
     assert flow.top.net.linear.in_features == 10
     assert flow.regularization() is not None
+
+
+@pytest.mark.parametrize(("context", "sets"), [((0,), ()), ((10,), ("cglow.conditioning=both",))])
+def test_what_glow_cifar10_says_one_may_change_can_be_changed(context, sets):
+    settings = settings_of("glow-cifar10", "cglow.num_steps=1", "cglow.hidden_features=8", *sets)
+    flow = build_from(configure("cglow", settings.models["cglow"]), (3, 32, 32), context).train()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    loss = -flow(x, torch.eye(10)[:2] if context == (10,) else None).mean() + flow.regularization()
+    loss.backward()
+    assert bool(torch.isfinite(loss))
