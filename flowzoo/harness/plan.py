@@ -246,8 +246,7 @@ def make_plan(
     for source in sources:
         given = source.splits.data
         shapes = given.event_shape, given.context_shape
-        columns = given.context_shape.numel() if given.context_shape else 0
-        possible = given.event_shape.numel() <= BASELINE_DIMS and columns < len(source.splits.train)
+        possible = given.event_shape.numel() <= BASELINE_DIMS and given.context_shape.numel() < len(source.splits.train)
         for config in made:
             if added and not possible and MODELS.name_of(config) == BASELINE:
                 continue

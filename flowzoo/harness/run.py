@@ -93,13 +93,13 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
             record.save(done, folder / "cells")
         else:
             found = evaluate_flow(flow, cell.source, cell.seed, cell.bench)
+            peak = memory.read()  # of this training, before a second one
             if cell.bench.context_gain:
                 try:
                     found.metrics |= context_gain(cell, found.scores["log_prob"], _twin_state(state), show=show)
                 except NotComputed as reason:
                     found.missing |= {column.name: str(reason) for column in GAIN_COLUMNS}
             metrics |= found.metrics
-            peak = memory.read()
             if peak is not None:
                 metrics["peak_memory_mb"] = peak
             else:
