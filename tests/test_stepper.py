@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flowzoo import build
-from flowzoo.cli import _complaint
+from flowzoo.cli import complaint
 from flowzoo.data import Data, Levels, Splits, configure
 from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
@@ -245,7 +245,7 @@ def test_without_a_compiler_the_reason_is_one_line():
     ):
         made.step()
     assert "\n" not in str(caught.value)
-    assert _complaint(caught.value) == str(caught.value)
+    assert complaint(caught.value) == str(caught.value)
 
 
 def test_python_that_torch_cannot_compile_for_is_one_line(monkeypatch):

@@ -1,0 +1,94 @@
+"""The options that commands share, and what they do with them first."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flowzoo.harness.settings import Settings
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
+
+Config = Annotated[Path | None, typer.Option("--config", help="YAML: data, models, train, bench.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option: model.num_steps=8, maf.num_steps=8, train.lr=1e-3."),
+]
+DataNames = Annotated[str | None, typer.Option("--data", help="Datasets, separated by commas. [default: digits]")]
+Steps = Annotated[int | None, typer.Option(help="Training steps at most (train.steps).")]
+Minutes = Annotated[float | None, typer.Option(help="Training minutes at most per cell (train.minutes).")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... (bench.device).")]
+
+
+def settings_of(
+    config: Path | None,
+    models: str | None,
+    data: str | None,
+    sets: list[str] | None,
+    seeds: str | None,
+    steps: int | None,
+    minutes: float | None,
+    device: str | None,
+    out: Path | None,
+) -> Settings:
+    from flowzoo.harness.plan import BenchConfig
+    from flowzoo.harness.settings import read
+    from flowzoo.train import FitConfig
+
+    # The named flags are short for `--set`, and win over it.
+    flags = {"train.steps": steps, "train.minutes": minutes, "bench.device": device}
+    extra = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    if seeds is not None:
+        extra.append(f"bench.seeds=[{','.join(map(str, _seeds(seeds)))}]")
+    settings = read(
+        config,
+        models=models,
+        data=data,
+        sets=[*(sets or []), *extra],
+        sections={"train": FitConfig, "bench": BenchConfig},
+        default_data="digits",
+    )
+    if out is not None:
+        settings.bench["out"] = str(out)
+    return settings
+
+
+def _seeds(text: str) -> list[int]:
+    from flowzoo.config import ConfigError
+
+    try:
+        if ".." in text:
+            first, last = text.split("..")
+            return list(range(int(first), int(last) + 1))
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds takes numbers like 0,1,2 or a range like 0..4; got '{text}'") from None
+
+
+def plan_of(settings: Settings) -> list[Any]:
+    from flowzoo import config as configs
+    from flowzoo.harness.plan import BenchConfig, make_plan, open_source
+    from flowzoo.train import FitConfig
+
+    bench = configs.make(BenchConfig, settings.bench, "bench")
+    fit = configs.make(FitConfig, settings.train, "train")
+    sources = [open_source(name, options, bench) for name, options in settings.datasets]
+    return make_plan(sources, settings.models, fit, bench)
+
+
+def print_table(heads: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head, no_wrap=head == heads[0], overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    # A file or a pipe has no width to fit in: there each row is a line.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)

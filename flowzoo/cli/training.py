@@ -1,0 +1,159 @@
+"""``flowzoo bench``, ``fit`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowzoo.cli._common import (
+    FAILED,
+    Config,
+    DataNames,
+    Device,
+    Minutes,
+    Sets,
+    Steps,
+    plan_of,
+    print_table,
+    settings_of,
+)
+
+
+def bench(
+    models: Annotated[str | None, typer.Option(help="Models, separated by commas (see `flowzoo models`).")] = None,
+    data: DataNames = None,
+    config: Config = None,
+    sets: Sets = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds: 0,1,2 or 0..4 (bench.seeds).")] = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory (bench.out).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost; train nothing.")] = False,
+) -> None:
+    """Train several flows on the same splits and print one comparative table."""
+    import shlex
+
+    from rich.console import Console
+
+    from flowzoo.harness import execute
+    from flowzoo.report import to_terminal
+
+    settings = settings_of(config, models, data, sets, seeds, steps, minutes, device, out)
+    cells = plan_of(settings)
+    console = Console()
+    if dry_run:
+        _show_plan(cells, console)
+        return
+    for line in dict.fromkeys(f"{c.source.name}: {c.source.note}" for c in cells):
+        typer.echo(line)
+
+    def report(record: Any, known: bool) -> None:
+        nll = record.metrics.get("nll_nats")
+        took = "known from before" if known else f"{record.metrics.get('train_seconds', 0):.0f} s of training"
+        text = f"{nll:.3f} nats" if nll is not None else record.reason or record.missing["nll_nats"]
+        typer.echo(f"  {record.dataset} {record.model} seed {record.seed}: {text} ({took})")
+
+    command = shlex.join(["flowzoo", *sys.argv[1:]])
+    result = execute(cells, settings.bench.get("out"), command=command, on_record=report)
+    console.print(to_terminal(result.comparison))
+    typer.echo(f"{result.path}/ holds this table (csv, md, tex), the records and the trained flows.")
+    if result.figures:
+        typer.echo(f"{result.path}/figures/ holds {', '.join(path.name for path in result.figures)}.")
+    if result.failed:
+        typer.echo(
+            f"{len(result.failed)} of {len(cells)} cells failed; the same command runs no other cell again.", err=True
+        )
+        raise typer.Exit(FAILED)
+
+
+def fit(
+    model: Annotated[str, typer.Option(help="The model (see `flowzoo models`).")],
+    out: Annotated[Path, typer.Option(help="Where to write the flow: a .safetensors file.")],
+    data: DataNames = None,
+    config: Config = None,
+    sets: Sets = None,
+    seed: Annotated[int, typer.Option(help="Of initialisation, order and noise.")] = 0,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    device: Device = None,
+) -> None:
+    """Train one flow and save it; killed and started again, it goes on where it stopped.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m flowzoo fit ...
+    """
+    from flowzoo.config import ConfigError
+    from flowzoo.distributed import joined
+    from flowzoo.harness.single import fit_one
+
+    sets = [*(sets or []), "bench.baseline=false"]
+    with joined() as world:
+        settings = settings_of(config, model, data, sets, str(seed), steps, minutes, device, None)
+        cells = plan_of(settings)
+        if len(cells) != 1:
+            raise ConfigError(f"fit trains one model on one dataset; this is {len(cells)} cells: use bench")
+        result = fit_one(cells[0], out)
+    if world.rank:
+        return  # a process that fails ends the others: that is for the first, once it has written all
+    typer.echo(f"{result.reason}; {result.seconds:.0f} s, validation NLL {result.validation_nll:.4f} nats")
+    typer.echo(f"{out}: flowzoo.load('{out}'), or flowzoo evaluate {out}")
+    if result.status != "ok":
+        raise typer.Exit(FAILED)
+
+
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="A flow that fit or bench wrote.")],
+    data: DataNames = None,
+    sets: Sets = None,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a trained flow on the test split of the data it was trained on (or of other data)."""
+    import json
+
+    from flowzoo.config import ConfigError
+    from flowzoo.harness.single import evaluate_one
+
+    settings = settings_of(None, "gaussian", data, sets, None, None, None, device, None)
+    if len(settings.datasets) != 1:
+        raise ConfigError(f"evaluate takes one dataset; --data names {len(settings.datasets)}")
+    if data is None and settings.datasets[0][1]:
+        raise ConfigError("evaluate takes options of a dataset only with --data and its name")
+    found = evaluate_one(path, settings.datasets[0] if data else None, settings.bench)
+    if as_json:
+        typer.echo(json.dumps({"metrics": found.metrics, "missing": found.missing}, indent=1, sort_keys=True))
+        return
+    for name, value in found.metrics.items():
+        typer.echo(f"{name:26} {value:.6g}")
+    for name, reason in found.missing.items():
+        typer.echo(f"{name:26} - ({reason})")
+
+
+def _show_plan(cells: list[Any], console: Any) -> None:
+    from flowzoo.config import ConfigError
+    from flowzoo.harness.cost import estimate
+    from flowzoo.record import one_line
+
+    rows, total = [], 0.0
+    for cell in cells:
+        try:
+            cost = estimate(cell)
+        except Exception as error:
+            raise ConfigError(f"{cell.stem} (dataset.model.seed) cannot take a step: {one_line(error)}") from error
+        total += cost.seconds
+        rows.append(
+            [
+                cell.source.name,
+                cell.name,
+                str(cell.seed),
+                f"{cost.parameters:,}",
+                f"{1000 * cost.step_seconds:.1f}",
+                str(cost.steps),
+                f"{cost.seconds:.0f}",
+            ]
+        )
+    print_table(["dataset", "model", "seed", "parameters", "ms/step", "steps at most", "s at most"], rows)
+    console.print(f"{len(cells)} cells, at most about {total:.0f} s of training here; nothing was trained")
