@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +19,13 @@ class Levels(NamedTuple):
     low: float
     step: float
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks a Levels for
+
+
+class Fold(NamedTuple):
+    """A split, and contexts that were learnt from its training groups alone (latents of images, say)."""
+
+    part: Tensor  # (N,) of 0 (train), 1 (validation), 2 (test)
+    context: Tensor  # as Data.context
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,12 @@ class Data:
         x_map: unfitted map to network units; None chooses a standardisation (for integer data a logit before it).
         context_map: the same for the context.
         given_split: ``(N,)`` of 0 (train), 1 (validation), 2 (test), when the field has an official split.
+        folds: the splits of a cross-validation, where the contexts come from training groups and so differ with them.
+        balanced: whether every group counts the same, in training and in scores, however many events it has; else
+            every event does.
+        group_names: what the groups 0, 1, 2, ... are called (ids of galaxies).
+        roles: names of the columns that are a ``"position"`` (two or three), a ``"velocity"``, a ``"mass"``,
+            ``"metallicity"`` or ``"age"``, for what can only be shown of such.
         prior: distribution of theta, where the context is a parameter.
         simulate: ``simulate(theta, generator) -> x``, where fresh data can be had.
         true_log_prob: ``true_log_prob(x, context) -> (N,)``, where the truth is known.
@@ -69,6 +82,10 @@ class Data:
     x_map: Bijector | None = None
     context_map: Bijector | None = None
     given_split: Tensor | None = None
+    folds: Sequence[Fold] = ()
+    balanced: bool = False
+    group_names: Sequence[str] = ()
+    roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
     prior: Any = None
     simulate: Callable[[Tensor, torch.Generator], Tensor] | None = None
     true_log_prob: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -112,6 +129,16 @@ class Data:
                 f"context_image {tuple(self.context_image)} says that the last {prod(self.context_image)} columns of a "
                 f"flat context are an image; context is {tuple(self.context.shape)}"
             )
+        for fold in self.folds:
+            if len(fold.part) != count or fold.context.shape != self.context.shape:
+                raise ValueError(
+                    f"a fold must have a part per event and contexts {tuple(self.context.shape)}; got "
+                    f"{len(fold.part)} parts for {count} events and contexts {tuple(fold.context.shape)}"
+                )
+        for role, names in self.roles.items():
+            unknown = [name for name in names if name not in self.names]
+            if unknown:
+                raise ValueError(f"roles: {role} '{unknown[0]}' is no column; the columns are {', '.join(self.names)}")
         if not self.x.is_floating_point() and self.levels is None:
             raise ValueError(f"x is {self.x.dtype}: integer data must declare levels=(low, step, count)")
 
@@ -139,6 +166,7 @@ class Data:
             context_index=self.context_index[rows],
             groups=self.groups[rows],
             given_split=None if self.given_split is None else self.given_split[rows],
+            folds=[Fold(fold.part[rows], fold.context) for fold in self.folds],
         )
 
     def describe(self) -> str:

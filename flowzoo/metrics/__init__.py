@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from flowzoo import config as configs
-from flowzoo.metrics._metric import MIN_SIDE, Column, Ensembles, Evaluation, MetricConfig, NotComputed
+from flowzoo.metrics._metric import MIN_SIDE, Clouds, Column, Ensembles, Evaluation, MetricConfig, NotComputed
 from flowzoo.registry import METRICS
 
-__all__ = ["MIN_SIDE", "Column", "Ensembles", "Evaluation", "MetricConfig", "NotComputed", "columns", "configure"]
+__all__ = [
+    "MIN_SIDE",
+    "Clouds",
+    "Column",
+    "Ensembles",
+    "Evaluation",
+    "MetricConfig",
+    "NotComputed",
+    "columns",
+    "configure",
+]
 
 
 def configure(name: str, options: dict[str, Any]) -> MetricConfig:

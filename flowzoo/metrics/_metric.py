@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -55,6 +55,31 @@ class Ensembles:
 
 
 @dataclass(frozen=True)
+class Clouds:
+    """Real and drawn events as clouds of points: one pair for each of K test groups, or one of all test events.
+
+    Each side is in two halves of m points, so that the distance of real to drawn and its floor, that of real to real,
+    are between samples of one size: a distance is the mean of d(real[0], drawn[1]) and d(real[1], drawn[0]), and the
+    floor d(real[0], real[1]). Where one cloud holds all test events, the halves have different groups.
+
+    Args:
+        real: ``(K, 2, m, D)``, events flattened, in units of the spread of the training events.
+        drawn: ``(K, 2, m, D)``, one draw at the context of each event of ``real``.
+        groups: ``(K,)`` label of each group; empty where one cloud holds all.
+        context: ``(K, *context)`` of each group; ``(0, *context)`` where one cloud holds all.
+        population: ``(G, n, D)``, real events of many groups, those of training too; ``(0, 0, D)`` where there are none.
+        population_context: ``(G, *context)``.
+    """
+
+    real: Tensor
+    drawn: Tensor
+    groups: Tensor
+    context: Tensor
+    population: Tensor
+    population_context: Tensor
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a metric may look at. Tensors are on one device; events and draws are in data units.
 
@@ -74,6 +99,10 @@ class Evaluation:
         ensembles: many real and many drawn events at each of some held-out contexts, or None.
         ensembles_missing: the reason why there are none.
         side: length of an image along its last axis, in the units of the dataset; 1 where it does not say.
+        clouds: real and drawn events as clouds of points, or None.
+        clouds_missing: the reason why there are none.
+        weights: ``(N,)`` of mean 1, what each test event counts, or None where all count the same.
+        names: of the columns of a vector event, as far as the dataset says.
     """
 
     x: Tensor
@@ -91,6 +120,10 @@ class Evaluation:
     ensembles: Ensembles | None = None
     ensembles_missing: str = "no ensembles were drawn"
     side: float = 1.0
+    clouds: Clouds | None = None
+    clouds_missing: str = "no clouds of points were drawn"
+    weights: Tensor | None = None
+    names: Sequence[str] = ()
 
 
 class MetricConfig(Protocol):
