@@ -90,6 +90,8 @@ class Splits:
         seed: int = 0,
         fractions: tuple[float, float, float] = FRACTIONS,
         device: torch.device | str = "cpu",
+        fold: tuple[int, int] | None = None,
+        checked: bool = False,
     ) -> Splits:
         """Check the data, split it by group, move it to the device.
 
@@ -98,12 +100,21 @@ class Splits:
             seed: of the permutation of the groups; the same seed gives the same split on every machine.
             fractions: of the groups that go to train, validation and test.
             device: where the tensors will live.
+            fold: (k, K): the k-th of K equal parts of the permuted groups is the test part, so that over k = 0 .. K - 1
+                every group is tested once; of the fractions, the first two say how the others are shared.
+            checked: whether the data were checked before, for another fold.
 
         Raises:
-            ValueError: if the data has no density (see ``flowzoo.data``), or fewer than three groups.
+            ValueError: if the data has no density (see ``flowzoo.data``), or too few groups; for folds of data that has
+                an official split, or other folds of its own.
         """
-        check(data)
-        part = _assign(data, seed, fractions)
+        if not checked:
+            check(data)
+        if data.folds:
+            data, fold = _own_fold(data, fold), None
+        elif fold is not None and data.given_split is not None:
+            raise ValueError("the data has an official split, and so no folds; leave them out")
+        part = _assign(data, seed, fractions, fold)
         digest = hashlib.sha256()
         for tensor in (data.x, data.context, data.context_index, data.groups, part):
             assert tensor is not None
@@ -206,7 +217,19 @@ def _default_context_map(data: Data, contexts: Tensor) -> Bijector:
     return VectorAndImage(data.context_image, vector, Standardize(data.context_image))
 
 
-def _assign(data: Data, seed: int, fractions: tuple[float, float, float]) -> Tensor:
+def _own_fold(data: Data, fold: tuple[int, int] | None) -> Data:
+    """The data as its own k-th fold has it: split as that says, with the contexts learnt from its training groups."""
+    k, count = fold if fold is not None else (0, 1)
+    if count != len(data.folds):
+        asked = f"{count} folds were asked for" if fold is not None else "none was asked for"
+        raise ValueError(f"the data has {len(data.folds)} folds of its own, and {asked}; ask for {len(data.folds)}")
+    own = data.folds[k]
+    return replace(data, given_split=own.part, context=own.context, folds=())
+
+
+def _assign(
+    data: Data, seed: int, fractions: tuple[float, float, float], fold: tuple[int, int] | None = None
+) -> Tensor:
     """``(N,)`` of 0, 1, 2: the part of each event, whole groups together."""
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions must be three numbers that add up to 1; got {fractions}")
@@ -218,15 +241,32 @@ def _assign(data: Data, seed: int, fractions: tuple[float, float, float]) -> Ten
     total = len(labels)
     if total < 3:
         raise ValueError(f"a split needs at least 3 groups; the data has {total}")
-    test = max(1, round(fractions[2] * total))
-    validation = max(1, round(fractions[1] * total))
+    order = torch.randperm(total, generator=source)
+    if fold is None:
+        test = max(1, round(fractions[2] * total))
+        validation = max(1, round(fractions[1] * total))
+    else:
+        order, test = _fold_first(order, *fold)
+        if fractions[0] + fractions[1] <= 0:
+            raise ValueError(f"fractions {fractions} leave nothing for training beside the fold that is tested")
+        validation = max(1, round((total - test) * fractions[1] / (fractions[0] + fractions[1])))
     if test + validation >= total:
         raise ValueError(f"fractions {fractions} of {total} groups leave none for training")
-    order = torch.randperm(total, generator=source)
     part_of_group = torch.zeros(total, dtype=torch.long)
     part_of_group[order[:test]] = 2
     part_of_group[order[test : test + validation]] = 1
     return part_of_group[inverse]
+
+
+def _fold_first(order: Tensor, k: int, count: int) -> tuple[Tensor, int]:
+    """The groups with those of fold k first, and how many these are; the others follow in a circle."""
+    total = len(order)
+    if not 2 <= count <= total or not 0 <= k < count:
+        raise ValueError(
+            f"{total} groups can be cut into 2 to {total} folds, 0 being the first; got fold {k} of {count}"
+        )
+    first, end = k * total // count, (k + 1) * total // count
+    return order.roll(-first), end - first
 
 
 def _official(groups: Tensor, part: Tensor, fractions: tuple[float, float, float], source: torch.Generator) -> Tensor:

@@ -67,7 +67,7 @@ class Clouds:
         drawn: ``(K, 2, m, D)``, one draw at the context of each event of ``real``.
         groups: ``(K,)`` label of each group; empty where one cloud holds all.
         context: ``(K, *context)`` of each group; ``(0, *context)`` where one cloud holds all.
-        population: ``(G, n, D)``, real events of many groups, those of training too; ``(0, 0, D)`` where there are none.
+        population: ``(G, n, D)``, real events of many groups, those of training too; ``(0, 0, D)`` if there are none.
         population_context: ``(G, *context)``.
     """
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowzoo.bijectors import Standardize
-from flowzoo.data import Data, Levels, Splits
+from flowzoo.data import Data, Fold, Levels, Splits
 from flowzoo.data._augment import augment
 from flowzoo.seeding import generator
 
@@ -279,3 +279,46 @@ def test_quarter_turn_of_an_oblong_image_and_unknown_symmetries_are_refused():
         augment(torch.zeros(2, 1, 4, 6), ("quarter_turn",), generator(0, "noise"))
     with pytest.raises(ValueError, match="unknown symmetry 'spin'; known are flip"):
         augment(torch.zeros(2, 1, 4, 4), ("spin",), generator(0, "noise"))
+
+
+def test_folds_test_every_group_once_and_never_train_on_it():
+    data = Data(x=torch.randn(310, 2), groups=torch.arange(310) % 31)
+    tested = []
+    for k in range(5):
+        splits = Splits.make(data, seed=3, fold=(k, 5))
+        parts = [set(part.groups.tolist()) for part in (splits.train, splits.validation, splits.test)]
+        assert set.union(*parts) == set(range(31))
+        assert sum(map(len, parts)) == 31
+        assert len(parts[2]) in (6, 7)
+        assert len(parts[1]) == 3  # an eighth of the others, as of 0.7 and 0.1
+        tested += parts[2]
+    assert sorted(tested) == list(range(31))
+
+
+def test_folds_do_not_share_their_validation_groups():
+    data = Data(x=torch.randn(40, 2), groups=torch.arange(40) % 20)
+    validated = [Splits.make(data, fold=(k, 4)).validation.groups.unique().tolist() for k in range(4)]
+    assert len({tuple(groups) for groups in validated}) == 4
+
+
+def test_folds_of_the_data_come_with_their_own_contexts():
+    x, groups = torch.randn(12, 2), torch.arange(12) // 3
+    folds = [Fold((groups == k) * 2, torch.full((4, 1), float(k))) for k in range(4)]
+    data = Data(x=x, context=torch.zeros(4, 1), context_index=groups, groups=groups, folds=folds)
+    splits = Splits.make(data, fold=(2, 4))
+    assert splits.test.groups.unique().tolist() == [2]
+    assert splits.test.context.unique().tolist() == [2.0]
+    for fold, came in ((None, "none was asked for"), ((0, 3), "3 folds were asked for")):
+        with pytest.raises(ValueError, match=f"has 4 folds of its own, and {came}; ask for 4"):
+            Splits.make(data, fold=fold)
+
+
+@pytest.mark.parametrize("fold", [(0, 1), (0, 9), (3, 3), (-1, 3)])
+def test_fold_that_there_cannot_be_says_how_many_there_can(fold):
+    with pytest.raises(ValueError, match="8 groups can be cut into 2 to 8 folds"):
+        Splits.make(Data(x=torch.randn(8, 2)), fold=fold)
+
+
+def test_official_split_has_no_folds():
+    with pytest.raises(ValueError, match="has an official split, and so no folds"):
+        Splits.make(Data(x=torch.randn(9, 2), given_split=torch.arange(9) % 3), fold=(0, 3))
