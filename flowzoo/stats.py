@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def clustered_mean(values: Tensor, groups: Tensor) -> tuple[float, float]:
+def clustered_mean(values: Tensor, groups: Tensor, weights: Tensor | None = None) -> tuple[float, float]:
     r"""The mean over events and its cluster-robust standard error.
 
     With N events in G groups, :math:`m = \frac1N \sum_i v_i` and
@@ -14,11 +14,13 @@ def clustered_mean(values: Tensor, groups: Tensor) -> tuple[float, float]:
     .. math:: \mathrm{se}^2 = \frac{G}{G-1} \frac{1}{N^2} \sum_g \Bigl(\sum_{i \in g} (v_i - m)\Bigr)^2 ,
 
     the linearised estimator of a ratio mean under cluster sampling (Cameron and Miller 2015, J. Human Resources 50,
-    section II.A). With one event per group it is the usual :math:`s/\sqrt N`.
+    section II.A). With one event per group it is the usual :math:`s/\sqrt N`. With weights of mean 1, :math:`w_i v_i`
+    and :math:`w_i (v_i - m)` take the places of :math:`v_i` and :math:`v_i - m`.
 
     Args:
         values: ``(N,)`` scores.
         groups: ``(N,)`` integer label of the group of each event.
+        weights: ``(N,)`` of mean 1, what each event counts; all the same by default.
 
     Returns:
         Mean and standard error. The error is NaN for a single group: one galaxy does not tell how galaxies scatter.
@@ -27,12 +29,13 @@ def clustered_mean(values: Tensor, groups: Tensor) -> tuple[float, float]:
     (1.0, 1.0)
     """
     values = values.double()
-    mean = values.mean()
+    weights = torch.ones_like(values) if weights is None else weights.to(values)
+    mean = (weights * values).mean()
     labels, index = torch.unique(groups, return_inverse=True)
     count = len(labels)
     if count < 2:
         return float(mean), float("nan")
     sums = torch.zeros(count, dtype=torch.float64, device=values.device)
-    sums.index_add_(0, index, values - mean)
+    sums.index_add_(0, index, weights * (values - mean))
     se = (count / (count - 1)) ** 0.5 * sums.square().sum().sqrt() / len(values)
     return float(mean), float(se)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,40 +17,7 @@ from flowzoo.data import Split
 from flowzoo.distributed import DistributedError
 from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
-
-
-class StepConfig(Protocol):
-    """The options that a step needs; ``flowzoo.train.FitConfig`` has them."""
-
-    @property
-    def batch_size(self) -> int:
-        """Events per step."""
-        ...
-
-    @property
-    def lr(self) -> float:
-        """Learning rate, until the caller sets another one."""
-        ...
-
-    @property
-    def weight_decay(self) -> float:
-        """Of AdamW."""
-        ...
-
-    @property
-    def clip(self) -> float:
-        """Largest norm of the gradient; 0 does not clip."""
-        ...
-
-    @property
-    def ema(self) -> float:
-        """Decay per step of the average of the weights; 0 for none."""
-        ...
-
-    @property
-    def compile(self) -> bool:
-        """Whether the forward pass of a step is compiled."""
-        ...
+from flowzoo.train_config import FitConfig
 
 
 class CompileError(RuntimeError):
@@ -57,10 +25,11 @@ class CompileError(RuntimeError):
 
 
 class Stepper:
-    """AdamW on batches by index, with its own order of the events and its own noise.
+    """An optimiser on batches by index, with its own order of the events and its own noise.
 
     An epoch is a permutation of the training events cut into batches of equal size; the remainder waits for another
-    epoch. Losses are summed, and the first non-finite one is remembered, by tensors on the device.
+    epoch. Of a balanced split an event is a random one of a random group: a weight on the loss would leave the small
+    groups to a few heavy events. Losses are summed, and the first non-finite one is remembered, on the device.
 
     Of several processes (``flowzoo.distributed``) each draws the whole batch with its noise and takes its own part of
     it, so that together they take the steps that one process would, up to rounding.
@@ -68,7 +37,7 @@ class Stepper:
     Args:
         flow: on the device of the split.
         split: training data.
-        config: see ``StepConfig``.
+        config: how to train.
         seed: of the order and of the noise.
 
     Raises:
@@ -76,11 +45,13 @@ class Stepper:
         CompileError: if torch cannot compile here.
     """
 
-    def __init__(self, flow: ConditionalFlow, split: Split, config: StepConfig, seed: int) -> None:
+    def __init__(self, flow: ConditionalFlow, split: Split, config: FitConfig, seed: int) -> None:
         self.flow, self.split, self.clip, self.ema = flow, split, config.clip, config.ema
         self.device = split.x.device
         self.parameters = [p for p in flow.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.optimizer = _optimizer(self.parameters, config)
+        # Of several levels the caller chooses one.
+        self.context_noise, self.context_dropout = config.noise_levels[0], config.context_dropout
         self.order = generator(seed, "order", device=self.device)
         self.noise = generator(seed, "noise", device=self.device)
         self.batch_size = min(config.batch_size, len(split))
@@ -100,12 +71,14 @@ class Stepper:
         self.count = 0
         self.epoch_start = self.order.get_state()
         self.permutation: Tensor | None = None
+        self.rows_of_group = _RowsOfGroup(split.groups) if split.balanced else None
         self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def step(self) -> None:
         """Take one step."""
         x, context = self.split.batch(self._next_index(), self.noise)
+        context = self._blurred(context)
         self.optimizer.zero_grad(set_to_none=True)
         try:
             seen = self._differentiate(x[self.own], context[self.own])
@@ -182,7 +155,7 @@ class Stepper:
         self.epoch_start = held["epoch_start"]
         self.order.set_state(held["order"])
         # The permutation is not stored (35 million rows would be 280 MB): it is drawn again from its own state.
-        if self.count % self.batches:
+        if self.count % self.batches and self.rows_of_group is None:
             self.order.set_state(self.epoch_start)
             self.permutation = torch.randperm(len(self.split), generator=self.order, device=self.device)
         torch._foreach_copy_(self.averages, [held[f"average.{i}"].to(self.device) for i in range(len(self.averages))])
@@ -205,12 +178,52 @@ class Stepper:
         (loss if penalty is None else loss + penalty).backward()
         return loss.detach()
 
+    def _blurred(self, context: Tensor) -> Tensor:
+        """Contexts with noise, and some without what they say; both in network units, where 0 is the mean context."""
+        if not (self.context_noise or self.context_dropout) or not prod(self.flow.context_shape):
+            return context
+        with torch.no_grad():
+            c = self.flow.context_map.to_latent(context)[0]
+            if self.context_noise:
+                c = c + self.context_noise * torch.randn(c.shape, generator=self.noise, device=c.device, dtype=c.dtype)
+            if self.context_dropout:
+                kept = torch.rand(len(c), generator=self.noise, device=c.device) >= self.context_dropout
+                c = c * kept.reshape(-1, *(1 for _ in self.flow.context_shape))
+            return self.flow.context_map.to_data(c)[0]
+
     def _next_index(self) -> Tensor:
+        if self.rows_of_group is not None:
+            return self.rows_of_group.draw(self.batch_size, self.order)
         position = self.count % self.batches
         if position == 0 or self.permutation is None:
             self.epoch_start = self.order.get_state()
             self.permutation = torch.randperm(len(self.split), generator=self.order, device=self.device)
         return self.permutation[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+class _RowsOfGroup:
+    """Draws events such that every group comes equally often."""
+
+    def __init__(self, groups: Tensor) -> None:
+        _, index, self.counts = torch.unique(groups, return_inverse=True, return_counts=True)
+        self.rows = torch.argsort(index, stable=True)
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def draw(self, size: int, source: torch.Generator) -> Tensor:
+        """``(size,)`` rows: of a group drawn at random, one drawn at random."""
+        device = self.counts.device
+        group = torch.randint(len(self.counts), (size,), generator=source, device=device)
+        # In float64: float32 does not reach every row of a large group, and can round up to one past the last.
+        along = torch.rand(size, generator=source, device=device, dtype=torch.float64) * self.counts[group]
+        return self.rows[self.starts[group] + along.long()]
+
+
+def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+    """As the config says; both with weight decay apart from the gradient."""
+    if config.optimizer == "radam":
+        decay = {"weight_decay": config.weight_decay, "decoupled_weight_decay": True}
+        return torch.optim.RAdam(parameters, lr=config.lr, foreach=True, **decay)  # type: ignore[arg-type]
+    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def _forward(flow: ConditionalFlow, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,62 +21,9 @@ from flowzoo.flow import ConditionalFlow
 from flowzoo.progress import bar
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
+from flowzoo.train_config import FitConfig, rate_at
 
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How to train.
-
-    Args:
-        steps: optimiser steps at most.
-        minutes: wall-clock budget; with it the result depends on the machine's speed.
-        batch_size: events per step; of several processes, together.
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: share of the budget over which the rate rises linearly.
-        schedule: after the warm-up: ``"cosine"`` down to the floor, ``"plateau"`` (halved after every
-            ``patience // 2`` evaluations without improvement) or ``"constant"``.
-        lr_floor: lowest rate, as a share of ``lr``; it never reaches zero.
-        clip: largest norm of the gradient; 0 does not clip.
-        ema: decay per step of the running average of the weights (Polyak averaging), which is what is validated and
-            kept; 0 keeps the weights themselves.
-        evaluate_every: steps between validations.
-        patience: validations without improvement before stopping; 0 never stops early.
-        validation_events: at most this many validation events, a fixed random choice, are scored each time.
-        checkpoint_every: steps between checkpoints, when a path is given.
-        compile: have torch compile the forward pass of a step: half a minute and more before the first one, a
-            C++ compiler (on a GPU, Triton), and results that differ in rounding. Worth it from some thousands of
-            steps on (``benchmarks/results/compile_gain.md``).
-    """
-
-    steps: int = 2000
-    minutes: float | None = None
-    batch_size: int = 256
-    lr: float = 2e-3
-    weight_decay: float = 0.0
-    warmup: float = 0.02
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    lr_floor: float = 0.01
-    clip: float = 5.0
-    ema: float = 0.99
-    evaluate_every: int = 50
-    patience: int = 10
-    validation_events: int = 5_000
-    checkpoint_every: int = 500
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "evaluate_every", "checkpoint_every", "validation_events"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        ends = {"warmup": 1.0, "lr_floor": 1.0, "clip": math.inf, "weight_decay": math.inf, "patience": math.inf}
-        for name, high in ends.items():
-            if not 0 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must lie in [0, {high:g}]; got {getattr(self, name)}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1); got {self.ema}")
-        if self.steps < 0 or self.lr <= 0 or (self.minutes is not None and self.minutes <= 0):
-            raise ValueError("steps must not be negative, lr and minutes must be positive")
+__all__ = ["FitConfig", "FitResult", "fit", "level_path", "mean_nll"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +87,8 @@ def fit(
         splits: the data; the test part is not touched.
         config: how to train.
         seed: of the order of batches and of the dequantisation noise.
-        checkpoint: where the state is kept while training goes on; removed by whoever owns the run.
+        checkpoint: where the state is kept while training goes on; removed by whoever owns the run. Where several
+            values of ``context_noise`` are tried, that of each is at ``level_path``.
         label: name in the progress bar.
         show: force the progress bar on or off.
         on_step: called after every step, for tests and for schedulers.
@@ -150,16 +99,49 @@ def fit(
         CompileError: if the flow shall be compiled and torch cannot.
     """
     config = config or FitConfig()
-    trainer = _Trainer(flow, splits, config, seed, None if checkpoint is None else Path(checkpoint))
-    return trainer.run(label, show, on_step)
+    path = None if checkpoint is None else Path(checkpoint)
+    levels = config.noise_levels
+    if len(levels) == 1 or not prod(flow.context_shape) or not any(p.requires_grad for p in flow.parameters()):
+        return _Trainer(flow, splits, config, seed, path).run(label, show, on_step)
+    fresh = _copy(flow)
+    found: list[FitResult] = []
+    weights: list[dict[str, Tensor]] = []
+    for i, level in enumerate(levels):
+        flow.load_state_dict(fresh)
+        own = None if path is None else level_path(path, i)
+        trainer = _Trainer(flow, splits, replace(config, context_noise=level), seed, own)
+        found.append(trainer.run(f"{label}, context noise {level:g}", show, on_step))
+        weights.append(_copy(flow))
+    able = [i for i, result in enumerate(found) if result.status == "ok"] or list(range(len(found)))
+    best = min(able, key=lambda i: found[i].validation_nll)
+    flow.load_state_dict(weights[best])
+    tried = ", ".join(
+        f"{level:g}: {result.validation_nll:.4f}" if result.status == "ok" else f"{level:g}: {result.status}"
+        for level, result in zip(levels, found, strict=True)
+    )
+    return replace(
+        found[best],
+        seconds=sum(result.seconds for result in found),
+        reason=f"{found[best].reason}; context_noise {levels[best]:g} chosen by validation NLL ({tried})",
+    )
 
 
-def mean_nll(flow: ConditionalFlow, x: Tensor, context: Tensor) -> float:
-    """Mean negative log-likelihood in nats, without gradient, in eval mode."""
+def level_path(path: Path, index: int) -> Path:
+    """Where the state of one of several levels of ``context_noise`` is kept."""
+    return path.with_suffix(f".noise{index}{path.suffix}")
+
+
+def _copy(flow: ConditionalFlow) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in flow.state_dict().items()}
+
+
+def mean_nll(flow: ConditionalFlow, x: Tensor, context: Tensor, weights: Tensor | None = None) -> float:
+    """Mean negative log-likelihood in nats, without gradient, in eval mode; weights are of mean 1."""
     was_training = flow.training
     flow.eval()
     with torch.no_grad():
-        value = float(-flow(x, context).double().mean())
+        scores = flow(x, context).double()
+        value = float(-(scores if weights is None else weights * scores).mean())
     flow.train(was_training)
     return value
 
@@ -170,10 +152,11 @@ class _Trainer:
     def __init__(self, flow: ConditionalFlow, splits: Splits, config: FitConfig, seed: int, path: Path | None) -> None:
         self.flow, self.splits, self.config, self.seed, self.path = flow, splits, config, seed, path
         self.state = _Progress()
-        x, context = _subset(splits.validation, config.validation_events, seed)
+        x, context, weights = _subset(splits.validation, config.validation_events, seed)
         # Every process scores a part: else the more of them there are, the larger a share of the time this takes.
         own = distributed.share_of(len(x))
-        self.validation, self.share = (x[own], context[own]), len(x[own]) / len(x)
+        self.validation = x[own], context[own], None if weights is None else weights[own]
+        self.share = len(x[own]) / len(x)
         self.best_weights: dict[str, Tensor] = {}
 
     def run(self, label: str, show: bool | None, on_step: Callable[[int], None] | None) -> FitResult:
@@ -207,7 +190,7 @@ class _Trainer:
                     trouble = self._validate() if state.step > self._validated() else ""
                     status, reason = ("diverged", trouble) if trouble else (status, reason)
                     break
-                self.stepper.set_rate(self._rate())
+                self.stepper.set_rate(rate_at(config, state.step, state.seconds, state.shrink))
                 self.stepper.step()
                 state.step += 1
                 if state.step % config.evaluate_every == 0 or state.step == config.steps:
@@ -241,22 +224,6 @@ class _Trainer:
             return f"stopped at step {state.step}: used all {config.minutes:g} minutes"
         return ""
 
-    def _rate(self) -> float:
-        config, state = self.config, self.state
-        done = state.step / max(config.steps, 1)
-        if config.minutes is not None:
-            done = max(done, min(1.0, state.seconds / (60 * config.minutes)))
-        if done < config.warmup:
-            by_step = (state.step + 1) / max(1, math.ceil(config.warmup * config.steps))
-            return config.lr * min(1.0, max(by_step, done / config.warmup))
-        factor = 1.0
-        if config.schedule == "cosine":
-            along = (done - config.warmup) / max(1e-9, 1 - config.warmup)
-            factor = 0.5 * (1 + math.cos(math.pi * along))
-        elif config.schedule == "plateau":
-            factor = state.shrink
-        return config.lr * (config.lr_floor + (1 - config.lr_floor) * factor)
-
     def _initialize(self) -> None:
         train = self.splits.train
         source = generator(self.seed, "initialize", device=train.x.device)
@@ -283,7 +250,7 @@ class _Trainer:
             finite = math.isfinite(nll)
             better = (finite and nll < state.best) or not self.best_weights
             if better:
-                self.best_weights = {k: v.detach().clone() for k, v in self.flow.state_dict().items()}
+                self.best_weights = _copy(self.flow)
         since = state.step - self._validated()
         train_nll = self.stepper.take_loss() / since if since else nll
         if finite:
@@ -300,8 +267,7 @@ class _Trainer:
 
     def _score(self) -> float:
         """The validation NLL, the same number in all processes."""
-        x, context = self.validation
-        return distributed.total(self.share * mean_nll(self.flow, x, context) if len(x) else 0.0)
+        return distributed.total(self.share * mean_nll(self.flow, *self.validation) if len(self.validation[0]) else 0.0)
 
     def _validated(self) -> int:
         """The step of the last validation."""
@@ -348,10 +314,11 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _subset(split: Split, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The fixed events that validation scores: all, or a seeded choice."""
-    x, index = split.fixed, split.context_index
+def _subset(split: Split, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The fixed events that validation scores, all or a seeded choice, with their contexts and weights of mean 1."""
+    x, index, weights = split.fixed, split.context_index, split.weights
     if len(x) > count:
         rows = torch.randperm(len(x), generator=generator(seed, "validation"))[:count].to(x.device)
         x, index = x[rows], index[rows]
-    return x, split.contexts[index]
+        weights = None if weights is None else weights[rows] / weights[rows].mean()
+    return x, split.contexts[index], weights

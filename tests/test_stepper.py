@@ -1,29 +1,25 @@
 """A step: no wait for the host, every event once an epoch, an average that is one, a state that is all of it."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from flowzoo import build
+from flowzoo.bijectors import Standardize
 from flowzoo.cli import complaint
 from flowzoo.data import Data, Levels, Splits, configure
 from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
 from flowzoo.stepper import CompileError, Stepper
 from flowzoo.testing import NoHostSync
+from flowzoo.train_config import FitConfig
 
 
-@dataclass(frozen=True)
-class Config:
-    batch_size: int = 8
-    lr: float = 1e-2
-    weight_decay: float = 0.0
-    clip: float = 5.0
-    ema: float = 0.9
-    compile: bool = False
+def how(**options):
+    return FitConfig(**({"batch_size": 8, "lr": 1e-2, "clip": 5.0, "ema": 0.9} | options))
 
 
 class Point(ConditionalFlow):
@@ -45,7 +41,7 @@ def splits(count=50, **options):
 
 
 def stepper(flow=None, split=None, seed=0, **options):
-    return Stepper(flow or Point(), split or splits().train, Config(**options), seed)
+    return Stepper(flow or Point(), split or splits().train, how(**options), seed)
 
 
 def test_epoch_shows_every_event_once_but_the_remainder_and_the_next_in_another_order():
@@ -289,7 +285,7 @@ def on_digits(name, device):
         generator=generator(0, "init"),
         **MODELS[name],
     ).to(device)
-    made = Stepper(flow, digits.train, Config(batch_size=32), 0)
+    made = Stepper(flow, digits.train, how(batch_size=32), 0)
     made.step()  # the optimiser makes its state on the first
     return made
 
@@ -334,3 +330,65 @@ def test_step_on_a_gpu_synchronises_with_nothing(name):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert int(made.first_bad) == -1
+
+
+def test_balanced_split_shows_every_group_equally_often_and_every_event_of_it():
+    groups = torch.tensor([0] * 90 + [1] * 9 + [7])
+    x = torch.arange(100.0)[:, None].expand(100, 2).contiguous()
+    data = Data(x=x, context=torch.zeros(100, 1), groups=groups, balanced=True)
+    whole = Splits.make(data, fractions=(0.4, 0.3, 0.3)).train
+    split = replace(whole, x=data.x, groups=groups, context_index=torch.zeros(100, dtype=torch.long))
+    made = stepper(split=split, batch_size=50)
+    seen = torch.stack([made._next_index() for _ in range(600)]).flatten()
+    counts = torch.bincount(seen, minlength=100).double() / len(seen)
+    shares = torch.stack([counts[groups == g].sum() for g in (0, 1, 7)])
+    # 30,000 draws: a standard error of 0.0027
+    torch.testing.assert_close(shares, torch.full((3,), 1 / 3, dtype=torch.float64), atol=0.011, rtol=0)
+    assert int((counts == 0).sum()) == 0
+    torch.testing.assert_close(split.weights.mean(), torch.tensor(1.0, dtype=torch.float64))
+    torch.testing.assert_close(split.weights[-1], 90 * split.weights[0])
+
+
+def test_balanced_stepper_goes_on_where_it_stopped():
+    groups = torch.arange(60) // 7
+    split = Splits.make(Data(x=torch.randn(60, 2), context=torch.randn(60, 1), groups=groups, balanced=True)).train
+    first, second = stepper(split=split), stepper(split=split)
+    for _ in range(3):
+        first.step()
+    second.restore({name: value.clone() for name, value in first.tensors().items()})
+    assert torch.equal(first._next_index(), second._next_index())
+
+
+def test_context_noise_has_the_spread_that_it_says_in_network_units():
+    context = torch.tensor([[-30.0], [10.0], [50.0]]).repeat(40, 1)
+    data = Data(x=torch.randn(120, 2), context=context)
+    noisy = Splits.make(data).train
+    flow = Point()
+    flow.context_map = Standardize((1,))
+    flow.context_map.fit(noisy.context)
+    made = Stepper(flow, noisy, how(batch_size=60, context_noise=0.5), 0)
+    given = torch.full((20_000, 1), 10.0)
+    blurred = made._blurred(given)
+    assert float(blurred.std()) == pytest.approx(0.5 * float(flow.context_map.std), rel=0.03)
+    assert float(blurred.mean()) == pytest.approx(10.0, abs=1.0)
+
+
+def test_context_dropout_gives_the_mean_context_to_its_share_of_events():
+    data = Data(x=torch.randn(120, 2), context=torch.arange(120.0)[:, None])
+    flow, split = Point(), Splits.make(data).train
+    flow.context_map = Standardize((1,))
+    flow.context_map.fit(split.context)
+    made = Stepper(flow, split, how(context_dropout=0.3), 0)
+    blurred = made._blurred(torch.full((20_000, 1), 1000.0))
+    dropped = (blurred - flow.context_map.mean).abs() < 1e-3
+    assert float(dropped.float().mean()) == pytest.approx(0.3, abs=0.015)
+    assert blurred[~dropped].unique().tolist() == pytest.approx([1000.0])
+
+
+def test_radam_takes_its_first_steps_without_its_second_moment():
+    made = stepper(optimizer="radam", ema=0.0, clip=0.0, lr=0.1)
+    x, _ = made.split.batch(made._next_index(), made.noise)
+    made = stepper(optimizer="radam", ema=0.0, clip=0.0, lr=0.1)
+    made.step()
+    # Liu et al. 2020, algorithm 2: rho <= 5, so a step of momentum, whose bias is corrected: lr times the gradient
+    torch.testing.assert_close(made.flow.mu.detach(), 0.1 * x.mean(0))

@@ -16,11 +16,13 @@ from torch import nn
 
 from flowzoo import FitConfig, build, fit, load
 from flowzoo.checkpoint import CheckpointError, load_tensors
+from flowzoo.config import ConfigError, make
 from flowzoo.data import Data, Levels, Splits, configure
 from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
 from flowzoo.train import mean_nll
+from flowzoo.train_config import rate_at
 
 
 def integers(count=60, seed=0):
@@ -618,3 +620,64 @@ def test_run_in_another_memory_layout_resumes_bit_for_bit(tmp_path):
         fit(fresh_one(), splits, config, checkpoint=path, on_step=kill_at(8))
     again = fresh_one(seed=1)
     assert outcome(again, fit(again, splits, config, checkpoint=path)) == expected
+
+
+def test_exponential_rate_falls_by_its_factor_every_ten_steps_and_not_below_the_floor():
+    config = FitConfig(steps=10_000, lr=1.0, schedule="exponential", decay=0.5, warmup=0.0, lr_floor=0.01)
+    rates = [rate_at(config, step, 0.0, 1.0) for step in (0, 10, 20, 9_999)]
+    assert rates == pytest.approx([1.0, 0.01 + 0.99 / 2, 0.01 + 0.99 / 4, 0.01])
+
+
+def memorised():
+    """Groups whose context says nothing, though a flow can tell the training groups apart by it."""
+    groups = torch.arange(400) // 20
+    source = generator(1, "memorised")
+    x = 2 * torch.randn(20, 2, generator=source)[groups] + torch.randn(400, 2, generator=source)
+    data = Data(x=x, context=torch.randn(20, 3, generator=source), context_index=groups, groups=groups)
+    return Splits.make(data, fractions=(0.4, 0.5, 0.1))
+
+
+def small(splits):
+    x_map, context_map = splits.maps()
+    maps = {"x_map": x_map, "context_map": context_map}
+    return build("maf", (2,), (3,), num_steps=2, hidden_features=32, generator=generator(0, "init"), **maps)
+
+
+def test_level_of_context_noise_is_the_one_with_the_best_validation(tmp_path):
+    splits = memorised()
+    options = {"steps": 150, "evaluate_every": 15, "batch_size": 64, "lr": 5e-3}
+    nll = {}
+    for level in (0.0, 1.0):
+        flow = small(splits)
+        nll[level] = fit(flow, splits, FitConfig(**options, context_noise=level), show=False).validation_nll
+        alone = flow.state_dict()
+    assert nll[1.0] < nll[0.0] - 0.1  # else there is nothing to choose
+    flow = small(splits)
+    state = tmp_path / "state.safetensors"
+    both = FitConfig(**options, context_noise=(0.0, 1.0))
+    chosen = fit(flow, splits, both, show=False, checkpoint=state)
+    assert chosen.validation_nll == nll[1.0]
+    assert "context_noise 1 chosen by validation NLL (0: " in chosen.reason
+    assert all(torch.equal(value, alone[name]) for name, value in flow.state_dict().items())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.noise0.safetensors", "state.noise1.safetensors"]
+    again = small(splits)
+    steps = []
+    assert fit(again, splits, both, show=False, checkpoint=state, on_step=steps.append).reason == chosen.reason
+    assert steps == []  # both were over
+    assert all(torch.equal(value, alone[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"context_noise": -1}, "context_noise must be a number >= 0"),
+        ({"context_noise": [0.1, 0.1]}, "or different ones"),
+        ({"context_noise": []}, "context_noise must be"),
+        ({"context_dropout": 1}, r"context_dropout must be in \[0, 1\)"),
+        ({"decay": 0}, r"decay must be in \(0, 1\]"),
+        ({"optimizer": "sgd"}, "train.optimizer"),
+    ],
+)
+def test_option_that_cannot_be_is_refused(options, says):
+    with pytest.raises(ConfigError, match=says):
+        make(FitConfig, options, "train")

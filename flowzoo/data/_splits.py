@@ -34,6 +34,7 @@ class Split:
     levels: Levels | None
     symmetries: Sequence[str]
     noise_seed: int
+    balanced: bool = False
 
     def __len__(self) -> int:
         return len(self.x)
@@ -60,6 +61,14 @@ class Split:
             return self.x
         source = make_generator(self.noise_seed, "dequantise")
         return self.x + self.levels.step * torch.rand(self.x.shape, generator=source).to(self.x.device)
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """``(n,)`` of mean 1: what an event counts where every group counts the same; None where every event does."""
+        if not self.balanced:
+            return None
+        _, index, counts = torch.unique(self.groups, return_inverse=True, return_counts=True)
+        return (len(self) / len(counts) / counts.double())[index]
 
     @property
     def context(self) -> Tensor:
@@ -138,6 +147,7 @@ class Splits:
                     levels=data.levels,
                     symmetries=tuple(data.augment) if k == 0 else (),
                     noise_seed=seed * 3 + k,
+                    balanced=data.balanced,
                 )
             )
         train, validation, test = splits
@@ -185,6 +195,8 @@ def _declared(data: Data) -> list[Any]:
         declared.append(("periodic", tuple(int(axis) for axis in data.periodic)))
     if data.side is not None:
         declared.append(("side", float(data.side[0]), str(data.side[1])))
+    if data.balanced:
+        declared.append("balanced")
     if data.context_image is not None:
         declared.append(("context_image", tuple(int(size) for size in data.context_image)))
     return declared

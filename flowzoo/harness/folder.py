@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from flowzoo import checkpoint, record
+from flowzoo import config as configs
 from flowzoo.harness.plan import Cell, Source
-from flowzoo.harness.run import state_path
+from flowzoo.harness.run import state_paths
 from flowzoo.record import Record
 from flowzoo.storage import write_atomic
+from flowzoo.train import FitConfig
 
 TABLES = ("table.csv", "table.md", "table.tex")
 
@@ -66,13 +68,15 @@ def finished_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Record]:
                 raise _other(path, known.config, cell.config)
             if known.status == "ok":
                 scores_of(known, path)
-                state_path(cell, folder).unlink(missing_ok=True)
+                for left in state_paths(cell, folder):
+                    left.unlink(missing_ok=True)
                 found[cell.stem] = known
-        _check_state(cell, state_path(cell, folder))
+        for left, fit in state_paths(cell, folder).items():
+            _check_state(cell, left, fit)
     return found
 
 
-def _check_state(cell: Cell, path: Path) -> None:
+def _check_state(cell: Cell, path: Path, fit: FitConfig) -> None:
     """Refuse the state of a training that a killed run with other options left."""
     if not path.exists():
         return
@@ -87,7 +91,7 @@ def _check_state(cell: Cell, path: Path) -> None:
         raise RunDirectoryError(
             f"{path}: not the state of a training ({record.one_line(error)}); delete it to train from the start"
         ) from error
-    now = {key: cell.config[key] for key in ("model", "train")}
+    now = {"model": cell.config["model"], "train": configs.to_dict(fit)}
     if was != (now := {"data": {"split hash": cell.source.splits.hash}, **now}):
         raise _other(path, was, now)
 

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
         OSError: if the disk is full or cannot be written; then there is no record.
     """
     stem, state = cell.stem, state_path(cell, folder)
+    states = state_paths(cell, folder)
     state.parent.mkdir(parents=True, exist_ok=True)
     splits = cell.source.splits
     common: dict[str, Any] = {
@@ -73,7 +74,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
         "run": provenance(splits.train.x.device),
         "labels": labels_of(splits.data),
     }
-    if not state.exists():  # what a second training left belongs to a first one that is gone
+    if not any(path.exists() for path in states):  # what a second training left belongs to a first one that is gone
         _twin_state(state).unlink(missing_ok=True)
     memory = PeakMemory(splits.train.x.device)
     memory.start()
@@ -113,8 +114,8 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
         done = Record(**common, status="failed", reason=record.one_line(error))
         record.save(done, folder / "cells")
         return done
-    state.unlink(missing_ok=True)
-    _twin_state(state).unlink(missing_ok=True)
+    for path in (*states, _twin_state(state)):
+        path.unlink(missing_ok=True)
     return done
 
 
@@ -125,6 +126,15 @@ def _twin_state(state: Path) -> Path:
 def state_path(cell: Cell, folder: Path) -> Path:
     """Where the state of a cell's training lies until it is over."""
     return folder / "checkpoints" / f"{cell.stem}.state.safetensors"
+
+
+def state_paths(cell: Cell, folder: Path) -> dict[Path, train.FitConfig]:
+    """Where the state of each of its trainings lies, several where it chooses among levels of noise, and its config."""
+    path, levels = state_path(cell, folder), cell.fit.noise_levels
+    if len(levels) == 1:
+        return {path: cell.fit}
+    own = {train.level_path(path, i): replace(cell.fit, context_noise=level) for i, level in enumerate(levels)}
+    return {path: cell.fit, **own}
 
 
 def labels_of(data: Data) -> dict[str, list[str]]:

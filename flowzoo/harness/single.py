@@ -40,7 +40,8 @@ def fit_one(cell: Cell, path: Path) -> train.FitResult:
         result = train.fit(flow, cell.source.splits, cell.fit, seed=cell.seed, checkpoint=state, label=cell.name)
     if world().rank == 0:
         save_flow(flow, path, cell, result)
-        state.unlink(missing_ok=True)
+        for left in (state, *(train.level_path(state, i) for i in range(len(cell.fit.noise_levels)))):
+            left.unlink(missing_ok=True)
     return result
 
 
