@@ -33,6 +33,7 @@ class Record:
         model: registered name.
         seed: of initialisation, order and noise.
         hash: of everything that determines the result (options, split, seed, code version).
+        fold: which part of the groups was left out, in a cross-validation; None for one split, and for all joined.
         status: ``"ok"`` or ``"failed"``.
         reason: why it failed, in one line.
         metrics: column name to value.
@@ -63,17 +64,32 @@ class Record:
     notes: list[str] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, list[str]] = field(default_factory=dict)
+    fold: int | None = None
     schema: int = SCHEMA
 
     @property
     def stem(self) -> str:
         """File name of the cell, without its ending."""
-        return stem(self.dataset, self.model, self.seed)
+        return stem(self.dataset, self.model, self.seed, self.fold)
 
 
-def stem(dataset: str, model: str, seed: int) -> str:
-    """File name of a cell, without its ending: ``digits.maf.0``."""
-    return f"{dataset}.{model}.{seed}"
+def stem(dataset: str, model: str, seed: int, fold: int | None = None) -> str:
+    """File name of a cell, without its ending: ``digits.maf.0``, ``galaxies.maf.0.fold2``."""
+    return f"{dataset}.{model}.{seed}" + ("" if fold is None else f".fold{fold}")
+
+
+def from_stem(name: str) -> dict[str, Any]:
+    """What ``stem`` made a file name of, as options of a ``Record``; empty if it is no such name."""
+    match = re.fullmatch(r"(?P<dataset>.+?)\.(?P<model>[^.]+)\.(?P<seed>\d+)(?:\.fold(?P<fold>\d+))?", name)
+    if match is None:
+        return {}
+    fold = match["fold"]
+    return {
+        "dataset": match["dataset"],
+        "model": match["model"],
+        "seed": int(match["seed"]),
+        "fold": None if fold is None else int(fold),
+    }
 
 
 def save(record: Record, folder: Path, scores: dict[str, Tensor] | None = None) -> Path:
@@ -83,7 +99,7 @@ def save(record: Record, folder: Path, scores: dict[str, Tensor] | None = None) 
         record: the finished cell.
         folder: the ``cells`` folder of a run directory.
         scores: ``log_prob`` ``(n_test,)`` in nats and ``group`` ``(n_test,)``, in the order of the test split; and what
-            figures are drawn from, as ``<metric>.<name>``.
+            figures are drawn from, as ``<metric>.<name>``. Of balanced data also ``weight`` ``(n_test,)``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if scores is not None:

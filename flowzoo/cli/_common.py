@@ -71,12 +71,12 @@ def _seeds(text: str) -> list[int]:
 
 def plan_of(settings: Settings) -> list[Any]:
     from flowzoo import config as configs
-    from flowzoo.harness.plan import BenchConfig, make_plan, open_source
+    from flowzoo.harness.plan import BenchConfig, make_plan, open_sources
     from flowzoo.train import FitConfig
 
     bench = configs.make(BenchConfig, settings.bench, "bench")
     fit = configs.make(FitConfig, settings.train, "train")
-    sources = [open_source(name, options, bench) for name, options in settings.datasets]
+    sources = [source for name, options in settings.datasets for source in open_sources(name, options, bench)]
     return make_plan(sources, settings.models, fit, bench)
 
 

@@ -32,6 +32,12 @@ def bench(
     minutes: Minutes = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Run directory (bench.out).")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Leave out each of so many parts of the groups in turn (bench.folds).")
+    ] = None,
+    context_gain: Annotated[
+        bool, typer.Option("--context-gain", help="Train each without context too (bench.context_gain).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost; train nothing.")] = False,
 ) -> None:
     """Train several flows on the same splits and print one comparative table."""
@@ -42,7 +48,9 @@ def bench(
     from flowzoo.harness import execute
     from flowzoo.report import to_terminal
 
-    settings = settings_of(config, models, data, sets, seeds, steps, minutes, device, out)
+    flags = [] if folds is None else [f"bench.folds={folds}"]
+    flags += ["bench.context_gain=true"] if context_gain else []
+    settings = settings_of(config, models, data, [*(sets or []), *flags], seeds, steps, minutes, device, out)
     cells = plan_of(settings)
     console = Console()
     if dry_run:
@@ -55,7 +63,8 @@ def bench(
         nll = record.metrics.get("nll_nats")
         took = "known from before" if known else f"{record.metrics.get('train_seconds', 0):.0f} s of training"
         text = f"{nll:.3f} nats" if nll is not None else record.reason or record.missing["nll_nats"]
-        typer.echo(f"  {record.dataset} {record.model} seed {record.seed}: {text} ({took})")
+        fold = "" if record.fold is None else f" fold {record.fold}"
+        typer.echo(f"  {record.dataset} {record.model} seed {record.seed}{fold}: {text} ({took})")
 
     command = shlex.join(["flowzoo", *sys.argv[1:]])
     result = execute(cells, settings.bench.get("out"), command=command, on_record=report)
@@ -148,7 +157,7 @@ def _show_plan(cells: list[Any], console: Any) -> None:
             [
                 cell.source.name,
                 cell.name,
-                str(cell.seed),
+                str(cell.seed) + ("" if cell.source.fold is None else f" fold {cell.source.fold}"),
                 f"{cost.parameters:,}",
                 f"{1000 * cost.step_seconds:.1f}",
                 str(cost.steps),

@@ -2,6 +2,15 @@
 
 from flowzoo.harness.compare import BenchResult, bench, execute
 from flowzoo.harness.folder import RunDirectoryError
-from flowzoo.harness.plan import BenchConfig, make_plan, open_source
+from flowzoo.harness.plan import BenchConfig, make_plan, open_source, open_sources
 
-__all__ = ["BenchConfig", "BenchResult", "RunDirectoryError", "bench", "execute", "make_plan", "open_source"]
+__all__ = [
+    "BenchConfig",
+    "BenchResult",
+    "RunDirectoryError",
+    "bench",
+    "execute",
+    "make_plan",
+    "open_source",
+    "open_sources",
+]

@@ -17,11 +17,11 @@ from flowzoo.data import Data
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.arrays import data_from_arrays
 from flowzoo.harness.folder import finished_cells, held, scores_of, write_readme
-from flowzoo.harness.plan import BenchConfig, Cell, default_out, make_plan, open_source
+from flowzoo.harness.plan import BenchConfig, Cell, default_out, make_plan, open_sources
 from flowzoo.harness.run import cpu_threads, run_cell
 from flowzoo.record import Record
 from flowzoo.report import Cell as Finished
-from flowzoo.report import Table, make_table, to_csv, to_latex, to_markdown, write_figures
+from flowzoo.report import Table, join_folds, make_table, to_csv, to_latex, to_markdown, write_figures
 from flowzoo.storage import write_atomic
 from flowzoo.train import FitConfig
 
@@ -54,10 +54,10 @@ class BenchResult:
 
     @property
     def flows(self) -> dict[str, ConditionalFlow]:
-        """By model name, the flow of the seed with the best validation (of the first dataset)."""
+        """By model name, the flow of the seed with the best validation, of the first dataset and its first fold."""
         best: dict[str, tuple[float, Path]] = {}
         for known in self.records:
-            if known.status != "ok" or known.dataset != self.records[0].dataset:
+            if known.status != "ok" or known.dataset != self.records[0].dataset or known.fold:
                 continue
             file = self.path / "checkpoints" / f"{known.stem}.safetensors"
             nll = min((h["validation_nll"] for h in checkpoint.read_meta(file)["fit"]["history"]), default=0.0)
@@ -103,10 +103,10 @@ def bench(
     if x is not None:
         data = data_from_arrays(x, context, groups)
     if isinstance(data, Data):
-        sources = [open_source("data", {}, config, data)]
+        sources = open_sources("data", {}, config, data)
     else:
         names = [data] if isinstance(data, str) else data
-        sources = [open_source(name, {}, config) for name in names]
+        sources = [source for name in names for source in open_sources(name, {}, config)]
     models = [models] if isinstance(models, str) else models
     chosen = models if isinstance(models, Mapping) else {name: {} for name in models}
     cells = make_plan(sources, chosen, configs.make(FitConfig, train or {}, "train"), config)
@@ -154,6 +154,7 @@ def _conclude(done: list[Record], folder: Path) -> BenchResult:
         Finished(known, scores_of(known, folder / "cells" / f"{known.stem}.json") if known.status == "ok" else {})
         for known in done
     ]
+    finished = join_folds(finished)
     table = make_table(finished)
     for ending, render in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
         write_atomic(folder / f"table.{ending}", render(table).encode())

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,13 +26,21 @@ COLUMNS = (
 )
 
 
-def context_gain(cell: Cell, scores: Tensor, state: Path, *, show: bool | None = None) -> dict[str, float]:
+class Gain(NamedTuple):
+    """What conditioning is worth: the columns, and the gain ``(N,)`` at each test event."""
+
+    metrics: dict[str, float]
+    by_event: Tensor
+
+
+def context_gain(cell: Cell, scores: Tensor, state: Path, label: str, *, show: bool | None = None) -> Gain:
     """Train the cell's config on the same events without their contexts, and compare the test scores.
 
     Args:
         cell: trained already.
         scores: ``(N,)``, its log q of the test events.
         state: where the state of the second training is kept until the cell is over.
+        label: of the first training, for the progress bar.
         show: force the progress bar on or off.
 
     Raises:
@@ -41,8 +50,8 @@ def context_gain(cell: Cell, scores: Tensor, state: Path, *, show: bool | None =
         raise NotComputed("the data has no context")
     twin = without_context(cell)
     splits, flow = twin.source.splits, twin.build()
-    label = f"{cell.source.name} {cell.name} seed {cell.seed}, no context"
-    result = train.fit(flow, splits, twin.fit, seed=twin.seed, checkpoint=state, label=label, show=show)
+    without = f"{label}, no context"
+    result = train.fit(flow, splits, twin.fit, seed=twin.seed, checkpoint=state, label=without, show=show)
     if result.status != "ok":
         raise NotComputed(f"without context: {result.reason}")
     with torch.no_grad():
@@ -51,13 +60,16 @@ def context_gain(cell: Cell, scores: Tensor, state: Path, *, show: bool | None =
     lost = int((~gain.isfinite()).sum())
     if lost:
         raise NotComputed(f"with or without context log q is not finite at {lost} of {len(gain)} test events")
-    mean, error = clustered_mean(gain, splits.test.groups.cpu())
-    return {"context_gain": mean, "context_gain_se": error}
+    weights = splits.test.weights
+    mean, error = clustered_mean(gain, splits.test.groups.cpu(), None if weights is None else weights.cpu())
+    return Gain({"context_gain": mean, "context_gain_se": error}, gain)
 
 
 def without_context(cell: Cell) -> Cell:
     """The same model on the same events, split the same way, with a context of no columns."""
     source, model = cell.source, cell.model
-    if "context_image" in {field.name for field in dataclasses.fields(model)}:  # type: ignore[arg-type]
-        model = replace(model, context_image=None)  # type: ignore[type-var]
-    return replace(cell, source=Source(source.name, source.options, source.splits.without_context(), ""), model=model)
+    # Options of a context that is not there any more; not every model has them.
+    options = {field.name for field in dataclasses.fields(model)} & {"context_image", "embed"}  # type: ignore[arg-type]
+    model = replace(model, **dict.fromkeys(options))  # type: ignore[type-var]
+    bare = Source(source.name, source.options, source.splits.without_context(), "", source.fold)
+    return replace(cell, source=bare, model=model)

@@ -100,7 +100,8 @@ def scores_of(known: Record, path: Path) -> dict[str, Tensor]:
     """The per-event scores of a finished cell, which must average to the NLL of its record."""
     try:
         scores = record.load_scores(path)
-        mean = -float(scores["log_prob"].double().mean())
+        log_prob = scores["log_prob"].double()
+        mean = -float((scores["weight"] * log_prob if "weight" in scores else log_prob).mean())
     except Exception as error:  # safetensors' own error derives from Exception directly
         why = record.one_line(error)
     else:

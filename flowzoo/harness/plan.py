@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from flowzoo.config import ConfigError
 from flowzoo.data import Data, DatasetConfig, Splits
 from flowzoo.distributed import world
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.clouds import LEAST, RealClouds, real_clouds
 from flowzoo.harness.ensembles import RealEnsembles, real_ensembles
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig
@@ -30,7 +31,19 @@ from flowzoo.train import FitConfig
 BASELINE = "gaussian"
 BASELINE_DIMS = 8192  # above these the covariance of the baseline, which nobody asked for, takes gigabytes
 # The options of a bench that a cell's figures depend on.
-EVALUATION = ("split_seed", "fractions", "draws", "ensemble_contexts", "ensemble_draws", "context_gain", "max_passes")
+EVALUATION = (
+    *(
+        "split_seed",
+        "fractions",
+        "folds",
+        "draws",
+        "ensemble_contexts",
+        "ensemble_draws",
+        "cloud_groups",
+        "cloud_points",
+    ),
+    *("context_gain", "max_passes"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,8 @@ class BenchConfig:
         seeds: of initialisation, order and noise; one cell per dataset, model and seed.
         split_seed: of the split, the same for every model and seed.
         fractions: of the groups that go to train, validation and test.
+        folds: 0 for one split; else the groups are cut into so many parts, each is left out in turn, and a cell is one
+            of these: every group is tested once, which errors over few groups need.
         out: run directory; by default ``runs/<datasets>-<hash of the plan>``, so that the same command goes on
             where it stopped.
         device: ``auto`` takes the first GPU if there is one.
@@ -49,6 +64,8 @@ class BenchConfig:
         draws: events drawn for the sample statistics, at most one per test context.
         ensemble_contexts: held-out contexts at which field statistics are taken, of images.
         ensemble_draws: draws at each of them, and fresh real events where the dataset can simulate.
+        cloud_groups: test groups of many events for which point statistics are taken, of vectors.
+        cloud_points: events in each half of such a group, and as many draws.
         context_gain: train each config a second time without context, and say what the context is worth.
         max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
             (a count and not a time, so that the same command gives the same table).
@@ -59,12 +76,15 @@ class BenchConfig:
     seeds: tuple[int, ...] = (0,)
     split_seed: int = 0
     fractions: tuple[float, float, float] = data.FRACTIONS
+    folds: int = 0
     out: str | None = None
     device: str = "auto"
     threads: int = 1
     draws: int = 1000
     ensemble_contexts: int = 16
     ensemble_draws: int = 500
+    cloud_groups: int = 16
+    cloud_points: int = 500
     context_gain: bool = False
     max_passes: int = 4096
     baseline: bool = True
@@ -74,32 +94,45 @@ class BenchConfig:
             raise ValueError(f"threads must be at least 1; got {self.threads}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be different numbers, at least one; got {list(self.seeds)}")
-        for name, least in (("draws", 1), ("ensemble_contexts", 1), ("ensemble_draws", 2)):
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(f"folds must be 2 or more, or 0 for one split; got {self.folds}")
+        counts = {"draws": 1, "ensemble_contexts": 1, "ensemble_draws": 2, "cloud_groups": 1, "cloud_points": LEAST}
+        for name, least in counts.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset of the plan, loaded and split once; every cell of it uses the same tensors."""
+    """A dataset of the plan, loaded and split once, or a fold of it; every cell of it uses the same tensors."""
 
     name: str
     options: Mapping[str, Any]
     splits: Splits
     note: str
-    known: dict[tuple[int, int], RealEnsembles | str] = field(default_factory=dict, compare=False, repr=False)
+    fold: int | None = None
+    known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def ensembles(self, bench: BenchConfig) -> RealEnsembles | str:
         """Real events at held-out contexts, made once for all models; or the reason why there are none."""
         key = (bench.ensemble_contexts, bench.ensemble_draws)
         if key not in self.known:
             self.known[key] = real_ensembles(self.splits, *key)
-        return self.known[key]
+        found: RealEnsembles | str = self.known[key]
+        return found
+
+    def clouds(self, bench: BenchConfig) -> RealClouds | str:
+        """The test events of which point statistics are taken, the same for all models; or why there are none."""
+        key = (bench.cloud_groups, bench.cloud_points, bench.draws)
+        if key not in self.known:
+            self.known[key] = real_clouds(self.splits, *key)
+        found: RealClouds | str = self.known[key]
+        return found
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One (dataset, model, seed), with everything that determines its result."""
+    """One (dataset, model, seed, fold), with everything that determines its result."""
 
     source: Source
     model: ModelConfig
@@ -115,7 +148,7 @@ class Cell:
     @property
     def stem(self) -> str:
         """File name of its record, without the ending."""
-        return stem(self.source.name, self.name, self.seed)
+        return stem(self.source.name, self.name, self.seed, self.source.fold)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -201,6 +234,11 @@ def open_source(name: str, options: Mapping[str, Any], bench: BenchConfig, given
     Raises:
         ConfigError: for options that do not fit, a missing file, or data that has no density; in one line.
     """
+    return open_sources(name, options, replace(bench, folds=0), given)[0]
+
+
+def open_sources(name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None) -> list[Source]:
+    """As ``open_source``, once for each of the folds that the bench asks for."""
     resolved, device = dict(options), resolve_device(bench.device)
     if given is None:
         config: DatasetConfig = data.configure(name, resolved)
@@ -209,12 +247,22 @@ def open_source(name: str, options: Mapping[str, Any], bench: BenchConfig, given
             given = config.load()
         except (OSError, ValueError) as error:
             raise ConfigError(f"{name}: {error}") from None
-    try:
-        splits = Splits.make(given, seed=bench.split_seed, fractions=bench.fractions, device=device)
-        splits.maps()  # fails now, not in the first cell
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from None
-    return Source(name, resolved, splits, given.describe())
+    sources = []
+    for fold in range(bench.folds) if bench.folds else (None,):
+        try:
+            splits = Splits.make(
+                given,
+                seed=bench.split_seed,
+                fractions=bench.fractions,
+                device=device,
+                fold=None if fold is None else (fold, bench.folds),
+                checked=bool(fold),
+            )
+            splits.maps()  # fails now, not in the first cell
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        sources.append(Source(name, resolved, splits, given.describe(), fold))
+    return sources
 
 
 def make_plan(
@@ -236,7 +284,8 @@ def make_plan(
     added = bench.baseline and BASELINE not in names
     if added:
         names = {BASELINE: {}, **names}
-    repeated = [s.name for i, s in enumerate(sources) if s.name in [t.name for t in sources[:i]]]
+    names_and_folds = [(source.name, source.fold) for source in sources]
+    repeated = [pair[0] for i, pair in enumerate(names_and_folds) if pair in names_and_folds[:i]]
     if repeated:
         raise ConfigError(f"dataset '{repeated[0]}' is in the plan twice: bench its variants in runs of their own")
     made = [models.configure(name, options) for name, options in names.items()]
@@ -252,7 +301,8 @@ def make_plan(
                 continue
             model = models.adapt(config, periodic=given.periodic, context_image=given.context_image)
             try:
-                models.build_from(model, *shapes, generator=generator(0, "plan"))
+                if not source.fold:  # folds have the same shapes
+                    models.build_from(model, *shapes, generator=generator(0, "plan"))
             except ModuleNotFoundError as error:
                 raise MissingDependency(
                     f"model '{MODELS.name_of(model)}' needs the package '{error.name}', which is not installed: "

@@ -4,44 +4,28 @@ from __future__ import annotations
 
 import datetime
 import errno
-import math
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from flowzoo import checkpoint, record, train
 from flowzoo.data import Data
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.context_gain import COLUMNS as GAIN_COLUMNS
 from flowzoo.harness.context_gain import context_gain
-from flowzoo.harness.ensembles import drawn_ensembles, examples
+from flowzoo.harness.evaluate import evaluate_flow
 from flowzoo.harness.memory import PeakMemory
-from flowzoo.harness.plan import BenchConfig, Cell, Source
-from flowzoo.metrics import Evaluation, NotComputed, configure
+from flowzoo.harness.plan import Cell
+from flowzoo.metrics import NotComputed
 from flowzoo.record import Record
-from flowzoo.registry import METRICS
-from flowzoo.seeding import generator
 
-ROUNDTRIP_EVENTS = 256
 # Faults of the disk and not of a model: the run stops, and the state of the training stays for the next one.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-
-
-@dataclass
-class Evaluated:
-    """Figures of a trained flow on the test split."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    scores: dict[str, Tensor] = field(default_factory=dict)  # per-event scores, and curves behind the figures
-    notes: list[str] = field(default_factory=list)
 
 
 def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
@@ -66,6 +50,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
         "dataset": cell.source.name,
         "model": cell.name,
         "seed": cell.seed,
+        "fold": cell.source.fold,
         "hash": cell.hash,
         "n_train": len(splits.train),
         "n_test": len(splits.test),
@@ -80,7 +65,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
     memory.start()
     try:
         flow = cell.build()
-        label = f"{cell.source.name} {cell.name} seed {cell.seed}"
+        label = label_of(cell)
         result = train.fit(flow, splits, cell.fit, seed=cell.seed, checkpoint=state, label=label, show=show)
         save_flow(flow, folder / "checkpoints" / f"{stem}.safetensors", cell, result)
         metrics = {
@@ -97,7 +82,9 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
             peak = memory.read()  # of this training, before a second one
             if cell.bench.context_gain:
                 try:
-                    found.metrics |= context_gain(cell, found.scores["log_prob"], _twin_state(state), show=show)
+                    gain = context_gain(cell, found.scores["log_prob"], _twin_state(state), label, show=show)
+                    found.metrics |= gain.metrics
+                    found.scores["context_gain.by_event"] = gain.by_event
                 except NotComputed as reason:
                     found.missing |= {column.name: str(reason) for column in GAIN_COLUMNS}
             metrics |= found.metrics
@@ -117,6 +104,12 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
     for path in (*states, _twin_state(state)):
         path.unlink(missing_ok=True)
     return done
+
+
+def label_of(cell: Cell) -> str:
+    """A cell as a person reads it."""
+    fold = "" if cell.source.fold is None else f" fold {cell.source.fold}"
+    return f"{cell.source.name} {cell.name} seed {cell.seed}{fold}"
 
 
 def _twin_state(state: Path) -> Path:
@@ -146,6 +139,7 @@ def labels_of(data: Data) -> dict[str, list[str]]:
         "context_units": data.context_units,
         "side": () if data.side is None else (f"{data.side[0]:g}", data.side[1]),
         "levels": () if data.levels is None else [f"{value:.17g}" for value in data.levels],
+        **data.roles,
     }
     return {name: [str(value) for value in values] for name, values in found.items() if len(values)}
 
@@ -157,7 +151,13 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
         flow,
         path,
         data=cell.config["data"],
-        split={"seed": splits.seed, "fractions": list(cell.bench.fractions), "hash": splits.hash},
+        split={
+            "seed": splits.seed,
+            "fractions": list(cell.bench.fractions),
+            "folds": cell.bench.folds,
+            "fold": cell.source.fold,
+            "hash": splits.hash,
+        },
         seed=cell.seed,
         columns={
             "names": list(splits.data.names),
@@ -166,119 +166,6 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
         },
         fit={"status": result.status, "reason": result.reason, "history": result.history},
     )
-
-
-@torch.no_grad()
-def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: BenchConfig) -> Evaluated:
-    """Every installed metric, the inverse's error and the cost of sampling, on the test split.
-
-    Args:
-        flow: trained, on the device of the source's splits.
-        source: whose test part is looked at, once.
-        seed: of the draws.
-        bench: how many draws, and when to skip them.
-    """
-    flow.eval()
-    splits, found = source.splits, Evaluated()
-    test = splits.test
-    x, context = test.fixed, test.context
-    scores = flow(x, context)
-    found.scores = {"log_prob": scores.double().cpu(), "group": test.groups.cpu()}
-    passes = flow.sequential_passes
-    samples, why = None, ""
-    ensembles, why_no_ensembles = None, ""
-    # A random choice, the same for every model: a catalogue is sorted by galaxy, and its first rows are one galaxy.
-    order = torch.randperm(len(x), generator=generator(splits.seed, "draws"))
-    rows = order[: bench.draws].to(x.device)
-    if passes > bench.max_passes:
-        why = (
-            f"a draw takes {passes} sequential network passes, more than max_passes = {bench.max_passes}; "
-            "raise it to wait for them"
-        )
-        for column in ("sample_seconds_per_1000", "roundtrip_error"):
-            found.missing[column] = why
-        why_no_ensembles = why
-    else:
-        if len(rows) < len(x):
-            found.notes.append(f"sample statistics from {len(rows)} draws, at {len(rows)} of {len(x)} test events")
-        samples, seconds = _draw(flow, context[rows], seed)
-        found.metrics["sample_seconds_per_1000"] = seconds / len(rows) * 1000
-        some = rows[:ROUNDTRIP_EVENTS]
-        found.metrics["roundtrip_error"] = _roundtrip(flow, x[some], context[some], splits.train.fixed)
-        known = source.ensembles(bench)
-        if isinstance(known, str):
-            why_no_ensembles = known
-        else:
-            ensembles = drawn_ensembles(flow, known, bench.ensemble_draws, seed)
-            found.scores |= examples(ensembles)
-            found.notes.append(f"field statistics: {known.note}, {ensembles.drawn.shape[1]} draws at each")
-    true = splits.data.true_log_prob
-    evaluation = Evaluation(
-        x=x,
-        context=context,
-        groups=test.groups,
-        scale=_spread(splits.train.fixed),
-        log_prob=flow,
-        scores=scores,
-        samples=samples,
-        samples_missing=why,
-        true_scores=None if true is None else true(x, context),
-        step=None if test.levels is None else test.levels.step,
-        generator=generator(seed, "metrics"),
-        rows=rows,
-        ensembles=ensembles,
-        ensembles_missing=why_no_ensembles,
-        side=1.0 if splits.data.side is None else splits.data.side[0],
-    )
-    for name in METRICS.names():
-        _fill(found, name, evaluation)
-    lost = {name: value for name, value in found.metrics.items() if not math.isfinite(value)}
-    found.missing |= {name: f"it came out as {value}" for name, value in lost.items()}
-    found.metrics = {name: value for name, value in found.metrics.items() if name not in lost}
-    return found
-
-
-def _fill(found: Evaluated, name: str, evaluation: Evaluation) -> None:
-    """The columns of one metric, the reasons for those that are empty, and the curves behind them."""
-    metric = configure(name, {})
-    try:
-        values = metric(evaluation)
-    except NotComputed as reason:
-        found.missing |= {column.name: str(reason) for column in metric.columns}
-        return
-    for key, value in values.items():
-        if isinstance(value, Tensor):
-            found.scores[f"{name}.{key}"] = value.cpu()
-        elif isinstance(value, str):
-            found.missing[key] = value
-        else:
-            found.metrics[key] = value
-
-
-def _draw(flow: ConditionalFlow, context: Tensor, seed: int) -> tuple[Tensor, float]:
-    """A draw per context, and the seconds that they took."""
-    _wait(context.device)
-    started = time.perf_counter()
-    samples = flow.sample(context, generator=generator(seed, "sample"))
-    _wait(context.device)
-    return samples, time.perf_counter() - started
-
-
-def _roundtrip(flow: ConditionalFlow, x: Tensor, context: Tensor, train_x: Tensor) -> float:
-    """Largest ``|to_data(to_latent(x)) - x|``, in training spreads."""
-    back = flow.to_data(flow.to_latent(x, context)[0], context)[0]
-    return float(((back - x).abs() / _spread(train_x)).max())
-
-
-def _spread(x: Tensor) -> Tensor:
-    """Standard deviation per column of a vector, per channel of an image."""
-    over = (0,) if x.ndim == 2 else (0, *range(2, x.ndim))
-    return x.std(over, keepdim=True)[0]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from flowzoo import checkpoint, train
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.distributed import world
-from flowzoo.harness.plan import BenchConfig, Cell, open_source
-from flowzoo.harness.run import Evaluated, cpu_threads, evaluate_flow, save_flow
+from flowzoo.harness.evaluate import Evaluated, evaluate_flow
+from flowzoo.harness.plan import BenchConfig, Cell, open_sources
+from flowzoo.harness.run import cpu_threads, label_of, save_flow
 
 
 def fit_one(cell: Cell, path: Path) -> train.FitResult:
@@ -37,7 +38,7 @@ def fit_one(cell: Cell, path: Path) -> train.FitResult:
     state = path.with_suffix(".state.safetensors")
     with cpu_threads(cell.bench.threads):
         flow = cell.build()
-        result = train.fit(flow, cell.source.splits, cell.fit, seed=cell.seed, checkpoint=state, label=cell.name)
+        result = train.fit(flow, cell.source.splits, cell.fit, seed=cell.seed, checkpoint=state, label=label_of(cell))
     if world().rank == 0:
         save_flow(flow, path, cell, result)
         for left in (state, *(train.level_path(state, i) for i in range(len(cell.fit.noise_levels)))):
@@ -62,6 +63,8 @@ def evaluate_one(
     meta = checkpoint.read_meta(path)
     split = meta.get("split", {})
     as_trained = {"split_seed": split["seed"], "fractions": split["fractions"]} if split else {}
+    if split.get("folds"):
+        as_trained["folds"] = split["folds"]
     bench = configs.make(BenchConfig, as_trained | dict(options or {}), "bench")
     expected = None
     if dataset is None:
@@ -72,7 +75,8 @@ def evaluate_one(
             raise ConfigError(f"{path} {what}; give --data")
         dataset, expected = (name, known), split.get("hash")
     name, chosen = dataset
-    source = open_source(name, chosen, bench)
+    sources = open_sources(name, chosen, bench)
+    source = sources[split.get("fold") or 0] if bench.folds == split.get("folds", 0) else sources[0]
     if expected not in (None, source.splits.hash):
         raise ConfigError(
             f"the data or its split changed since {path} was trained ({expected}, now {source.splits.hash}), "

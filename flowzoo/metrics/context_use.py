@@ -9,6 +9,7 @@ import torch
 
 from flowzoo.metrics._metric import Column, Evaluation, NotComputed
 from flowzoo.registry import METRICS
+from flowzoo.stats import clustered_mean
 
 
 @METRICS.register
@@ -46,4 +47,4 @@ class ContextUse:
         lost = int((~loss.isfinite()).sum())
         if lost:
             raise NotComputed(f"log q is not finite at {lost} of {len(loss)} test events under another context")
-        return {"context_use": float(loss.mean())}
+        return {"context_use": clustered_mean(loss, evaluation.groups, evaluation.weights)[0]}

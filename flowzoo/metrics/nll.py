@@ -19,9 +19,10 @@ class NLL:
     .. math:: \mathrm{nll} = -\frac1N \sum_i \log q(x_i \mid c_i), \qquad
               \mathrm{bits/dim} = \frac{\mathrm{nll}/D - \log\,\mathrm{step}}{\log 2}
 
-    Bits per dimension exist for dequantised integer data alone, where they bound the discrete code length from
-    above (Theis, van den Oord and Bethge 2016, section 3.1); the base of the logarithm and the width of a level are
-    the whole difference from ``nll_per_dim``.
+    Of balanced data every group counts the same: the mean is over events with those weights. Bits per dimension exist
+    for dequantised integer data alone, where they bound the discrete code length from above (Theis, van den Oord and
+    Bethge 2016, section 3.1); the base of the logarithm and the width of a level are the whole difference from
+    ``nll_per_dim``.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("scores",)
@@ -35,7 +36,7 @@ class NLL:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         """See the class."""
-        mean, se = clustered_mean(-evaluation.scores, evaluation.groups)
+        mean, se = clustered_mean(-evaluation.scores, evaluation.groups, evaluation.weights)
         if not math.isfinite(mean):
             lost = int((~evaluation.scores.isfinite()).sum())
             raise NotComputed(f"log q is not finite at {lost} of {len(evaluation.scores)} test events")
@@ -46,5 +47,6 @@ class NLL:
         if evaluation.step is not None:
             values["bits_per_dim"] = (mean / dims - math.log(evaluation.step)) / math.log(2)
         if evaluation.true_scores is not None:
-            values["excess_nll"] = float((evaluation.true_scores.double() - evaluation.scores.double()).mean())
+            excess = evaluation.true_scores.double() - evaluation.scores.double()
+            values["excess_nll"] = clustered_mean(excess, evaluation.groups, evaluation.weights)[0]
         return values

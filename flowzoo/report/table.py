@@ -74,7 +74,12 @@ class _Scores:
 
     log_prob: Tensor
     groups: Tensor
+    weights: Tensor | None
     key: tuple[str, str]
+
+    def mean(self, values: Tensor) -> tuple[float, float]:
+        """Of per-event values, with its error over groups."""
+        return clustered_mean(values, self.groups, self.weights)
 
 
 def read_cells(folder: Path) -> tuple[list[Cell], list[RecordError]]:
@@ -102,10 +107,9 @@ def read_cells(folder: Path) -> tuple[list[Cell], list[RecordError]]:
             record = records.load(path)
         except RecordError as error:
             errors.append(error)
-            name = path.stem.rsplit(".", 2)
-            if len(name) == 3 and name[2].isdigit():
-                failed = Record(name[0], name[1], int(name[2]), hash="", status="failed", reason=str(error))
-                found.append(Cell(failed, {}))
+            name = records.from_stem(path.stem)
+            if name:
+                found.append(Cell(Record(**name, hash="", status="failed", reason=str(error)), {}))
             continue
         scores: dict[str, Tensor] = {}
         try:
@@ -186,7 +190,7 @@ def _row(cells: list[Cell], extra: list[str], missing: list[Missing]) -> tuple[d
     if isinstance(scores, str):
         empty("nll_se", scores)
     else:
-        row["nll_se"] = clustered_mean(scores.log_prob, scores.groups)[1]
+        row["nll_se"] = scores.mean(scores.log_prob)[1]
         if math.isnan(row["nll_se"]):
             empty("nll_se", _ONE_GROUP)
     nlls = torch.tensor([cell.record.metrics.get("nll_nats", math.nan) for cell in done], dtype=torch.float64)
@@ -241,7 +245,7 @@ def _pool(done: list[Cell]) -> _Scores | str:
     if lost:
         return f"log q is not finite at {lost} of {len(values)} test events"
     digest = hashlib.sha256(groups.contiguous().numpy().tobytes()).hexdigest()
-    return _Scores(values, groups, (done[0].record.split_hash, digest))
+    return _Scores(values, groups, done[0].scores.get("weight"), (done[0].record.split_hash, digest))
 
 
 def _compare(pairs: list[tuple[dict[str, Any], _Scores | str | None]], missing: list[Missing]) -> None:
@@ -277,7 +281,7 @@ def _compare(pairs: list[tuple[dict[str, Any], _Scores | str | None]], missing: 
     best, best_scores = min(able, key=lambda pair: pair[0]["nll_nats"])
     best["best"] = True
     for row, scores in able:
-        row["delta_nll"], row["delta_se"] = clustered_mean(best_scores.log_prob - scores.log_prob, scores.groups)
+        row["delta_nll"], row["delta_se"] = scores.mean(best_scores.log_prob - scores.log_prob)
         # False for the NaN error of a single group.
         row["tied"] = row is best or abs(row["delta_nll"]) <= 2 * row["delta_se"]
         if math.isnan(row["delta_se"]):

@@ -50,7 +50,7 @@ def test_twin_sees_the_same_events_and_no_context(plan):
 def test_data_without_context_has_no_gain_and_says_so(plan, tmp_path):
     (cell,) = plan(["maf"])
     with pytest.raises(NotComputed, match="the data has no context"):
-        context_gain(without_context(cell), torch.zeros(1), tmp_path / "state.safetensors")
+        context_gain(without_context(cell), torch.zeros(1), tmp_path / "state.safetensors", "label")
 
 
 def test_cell_with_gain_leaves_no_state_and_one_record(plan, tmp_path):

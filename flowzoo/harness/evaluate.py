@@ -1,0 +1,159 @@
+"""What is measured of a trained flow: every metric, the inverse's error, the cost of sampling."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.clouds import drawn_clouds
+from flowzoo.harness.clouds import examples as cloud_examples
+from flowzoo.harness.ensembles import drawn_ensembles, examples
+from flowzoo.harness.plan import BenchConfig, Source
+from flowzoo.metrics import Evaluation, NotComputed, configure
+from flowzoo.registry import METRICS
+from flowzoo.seeding import generator
+
+ROUNDTRIP_EVENTS = 256
+
+
+@dataclass
+class Evaluated:
+    """Figures of a trained flow on the test split."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)  # per-event scores, and curves behind the figures
+    notes: list[str] = field(default_factory=list)
+
+
+@torch.no_grad()
+def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: BenchConfig) -> Evaluated:
+    """Every installed metric, the inverse's error and the cost of sampling, on the test split.
+
+    Args:
+        flow: trained, on the device of the source's splits.
+        source: whose test part is looked at, once.
+        seed: of the draws.
+        bench: how many draws, and when to skip them.
+    """
+    flow.eval()
+    splits, found = source.splits, Evaluated()
+    test = splits.test
+    x, context = test.fixed, test.context
+    scores, spread = flow(x, context), _spread(splits.train.fixed)
+    found.scores = {"log_prob": scores.double().cpu(), "group": test.groups.cpu()}
+    if test.weights is not None:
+        found.scores["weight"] = test.weights.cpu()
+    passes = flow.sequential_passes
+    samples, why = None, ""
+    ensembles, why_no_ensembles = None, ""
+    clouds, why_no_clouds = None, ""
+    # A random choice, the same for every model: a catalogue is sorted by galaxy, and its first rows are one galaxy.
+    order = torch.randperm(len(x), generator=generator(splits.seed, "draws"))
+    rows = order[: bench.draws].to(x.device)
+    if passes > bench.max_passes:
+        why = (
+            f"a draw takes {passes} sequential network passes, more than max_passes = {bench.max_passes}; "
+            "raise it to wait for them"
+        )
+        for column in ("sample_seconds_per_1000", "roundtrip_error"):
+            found.missing[column] = why
+        why_no_ensembles = why_no_clouds = why
+    else:
+        if len(rows) < len(x):
+            found.notes.append(f"sample statistics from {len(rows)} draws, at {len(rows)} of {len(x)} test events")
+        samples, seconds = _draw(flow, context[rows], seed)
+        found.metrics["sample_seconds_per_1000"] = seconds / len(rows) * 1000
+        some = rows[:ROUNDTRIP_EVENTS]
+        found.metrics["roundtrip_error"] = _roundtrip(flow, x[some], context[some], spread)
+        known = source.ensembles(bench)
+        if isinstance(known, str):
+            why_no_ensembles = known
+        else:
+            ensembles = drawn_ensembles(flow, known, bench.ensemble_draws, seed)
+            found.scores |= examples(ensembles)
+            found.notes.append(f"field statistics: {known.note}, {ensembles.drawn.shape[1]} draws at each")
+        chosen = source.clouds(bench)
+        if isinstance(chosen, str):
+            why_no_clouds = chosen
+        else:
+            clouds = drawn_clouds(flow, chosen, test, spread, seed)
+            found.notes.append(f"point statistics: {chosen.note}")
+            if not source.fold:  # of a cross-validation the first is shown
+                found.scores |= cloud_examples(flow, chosen, test, seed)
+    true = splits.data.true_log_prob
+    evaluation = Evaluation(
+        x=x,
+        context=context,
+        groups=test.groups,
+        scale=spread,
+        log_prob=flow,
+        scores=scores,
+        samples=samples,
+        samples_missing=why,
+        true_scores=None if true is None else true(x, context),
+        step=None if test.levels is None else test.levels.step,
+        generator=generator(seed, "metrics"),
+        rows=rows,
+        ensembles=ensembles,
+        ensembles_missing=why_no_ensembles,
+        side=1.0 if splits.data.side is None else splits.data.side[0],
+        clouds=clouds,
+        clouds_missing=why_no_clouds,
+        weights=test.weights,
+        names=splits.data.names,
+    )
+    for name in METRICS.names():
+        _fill(found, name, evaluation)
+    lost = {name: value for name, value in found.metrics.items() if not math.isfinite(value)}
+    found.missing |= {name: f"it came out as {value}" for name, value in lost.items()}
+    found.metrics = {name: value for name, value in found.metrics.items() if name not in lost}
+    return found
+
+
+def _fill(found: Evaluated, name: str, evaluation: Evaluation) -> None:
+    """The columns of one metric, the reasons for those that are empty, and the curves behind them."""
+    metric = configure(name, {})
+    try:
+        values = metric(evaluation)
+    except NotComputed as reason:
+        found.missing |= {column.name: str(reason) for column in metric.columns}
+        return
+    for key, value in values.items():
+        if isinstance(value, Tensor):
+            found.scores[f"{name}.{key}"] = value.cpu()
+        elif isinstance(value, str):
+            found.missing[key] = value
+        else:
+            found.metrics[key] = value
+
+
+def _draw(flow: ConditionalFlow, context: Tensor, seed: int) -> tuple[Tensor, float]:
+    """A draw per context, and the seconds that they took."""
+    _wait(context.device)
+    started = time.perf_counter()
+    samples = flow.sample(context, generator=generator(seed, "sample"))
+    _wait(context.device)
+    return samples, time.perf_counter() - started
+
+
+def _roundtrip(flow: ConditionalFlow, x: Tensor, context: Tensor, spread: Tensor) -> float:
+    """Largest ``|to_data(to_latent(x)) - x|``, in training spreads."""
+    back = flow.to_data(flow.to_latent(x, context)[0], context)[0]
+    return float(((back - x).abs() / spread).max())
+
+
+def _spread(x: Tensor) -> Tensor:
+    """Standard deviation per column of a vector, per channel of an image."""
+    over = (0,) if x.ndim == 2 else (0, *range(2, x.ndim))
+    return x.std(over, keepdim=True)[0]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
