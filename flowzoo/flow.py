@@ -51,7 +51,8 @@ class ConditionalFlow(nn.Module):
     .. math:: \log q(x \mid c) = \log p_z\bigl(f(m(x); c)\bigr)
               + \log\lvert\det \partial f/\partial m\rvert + \log\lvert\det \partial m/\partial x\rvert
 
-    with f the model, m the fixed map ``x_map`` and :math:`p_z` the base (Papamakarios et al. 2021, section 2).
+    with f the model, m the fixed map ``x_map`` and :math:`p_z` the base (Papamakarios et al. 2021, section 2). The
+    model is given c after the fixed map ``context_map`` and, if one is attached, an embedding network trained with it.
 
     Args:
         event_shape: what the density is over, such as ``(10,)`` or ``(1, 64, 64)``.
@@ -82,8 +83,21 @@ class ConditionalFlow(nn.Module):
             raise ValueError(f"event_shape must have at least one dimension; got {tuple(event_shape)}")
         self.x_map = x_map if x_map is not None else Identity()
         self.context_map = context_map if context_map is not None else Identity()
+        self.context_net: nn.Module | None = None
         # Set by `flowzoo.build`, so that a checkpoint can build the same flow again.
         self.recipe: dict[str, Any] | None = None
+
+    def attach(self, context_net: nn.Module, context_shape: Sequence[int]) -> None:
+        """Put an embedding network between the map of the context and the model.
+
+        The model was built for the features that the network returns, and does not know. From here on
+        ``context_shape`` is that of the data.
+
+        Args:
+            context_net: ``(N, *context)`` in network units to ``(N, F)``, the contexts that the model was built for.
+            context_shape: of the data.
+        """
+        self.context_net, self.context_shape = context_net, Size(context_shape)
 
     # -- what a model implements, on (N, *event) and (N, *context) in network units ------------------------------
 
@@ -150,7 +164,7 @@ class ConditionalFlow(nn.Module):
     def to_data(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent to data, with the log|det| of that map, x_map included; the inverse of ``to_latent``."""
         z, context, batch = self._match(z, context, "z", self.event_shape)
-        x, log_det = self._chunked(lambda z, c: self._decode(z, self.context_map.to_latent(c)[0]), z, context)
+        x, log_det = self._chunked(lambda z, c: self._decode(z, self._given(c)), z, context)
         return x.reshape(batch + self.event_shape), log_det.reshape(batch)
 
     @torch.no_grad()
@@ -205,12 +219,26 @@ class ConditionalFlow(nn.Module):
             context: ``(N, *context)``.
         """
         x, context, _ = self._match(x, context, "x", self.event_shape)
-        self._initialize(self.x_map.to_latent(x)[0], self.context_map.to_latent(context)[0])
+        self._initialize(self.x_map.to_latent(x)[0], self._given(context))
 
     # -- built once -----------------------------------------------------------------------------------------------
 
+    def _given(self, context: Tensor) -> Tensor:
+        """What the model is given of the contexts that ``_match`` returns."""
+        return self.context_map.to_latent(context)[0] if self.context_net is None else context
+
+    def _features(self, context: Tensor) -> Tensor:
+        """Contexts ``(*B, *context)`` through the fixed map and the embedding network: ``(*B, F)``."""
+        batch = context.shape[: context.ndim - len(self.context_shape)]
+
+        def embed(part: Tensor) -> tuple[Tensor]:
+            return (self.context_net(self.context_map.to_latent(part)[0]),)  # type: ignore[misc]
+
+        features = self._chunked(embed, context.reshape(prod(batch), *self.context_shape))[0]
+        return features.reshape(batch + features.shape[1:])
+
     def _encode(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        c = self.context_map.to_latent(context)[0]
+        c = self._given(context)
         u, log_slope = self.x_map.to_latent(x)
         z, log_det = self._to_latent(u, c)
         return z, log_det + log_slope.flatten(1).sum(1), c
@@ -239,7 +267,7 @@ class ConditionalFlow(nn.Module):
         noise, context, batch = self._match(noise.to(like.device), context, "noise", self.event_shape)
 
         def draw(noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-            c = self.context_map.to_latent(context)[0]
+            c = self._given(context)
             base = self._base(c)
             z = base.from_noise(noise * temperature)
             x, log_det = self._decode(z, c)
@@ -256,7 +284,11 @@ class ConditionalFlow(nn.Module):
         return x.reshape(batch + self.event_shape), log_prob.reshape(batch)
 
     def _match(self, x: Tensor, context: Tensor | None, name: str, event_shape: Size) -> tuple[Tensor, Tensor, Size]:
-        """Check, broadcast and flatten: ``(N, *event)``, ``(N, *context)`` and the batch shape."""
+        """Check, broadcast and flatten: ``(N, *event)``, ``(N, *context)`` and the batch shape.
+
+        With an embedding network the second is its features ``(N, F)``: a context goes through it before it is
+        broadcast, so that a million draws for one image cost one pass of the network, and no million images.
+        """
         if not isinstance(x, Tensor) or not (context is None or isinstance(context, Tensor)):
             kinds = f"{type(x).__name__} and {type(context).__name__}"
             raise ValueError(f"{name} and context must be tensors; got {kinds}. Try torch.from_numpy.")
@@ -274,6 +306,11 @@ class ConditionalFlow(nn.Module):
         if context.ndim < rank or context.shape[context.ndim - rank :] != self.context_shape:
             self._refuse("context", context, self.context_shape)
         context_batch = context.shape[: context.ndim - rank]
+        dtype = next(self._tensors(), x).dtype
+        x, context = x.to(dtype), context.to(dtype)
+        if self.context_net is not None:
+            context = self._features(context)
+        given = context.shape[len(context_batch) :]
         if batch != context_batch:
             try:
                 batch = torch.broadcast_shapes(batch, context_batch)
@@ -282,16 +319,14 @@ class ConditionalFlow(nn.Module):
                     f"the batch shapes of {name} and context must broadcast; "
                     f"got {tuple(batch)} and {tuple(context_batch)}"
                 ) from None
-            x, context = x.expand(batch + event_shape), context.expand(batch + self.context_shape)
+            x, context = x.expand(batch + event_shape), context.expand(batch + given)
         count = prod(batch)
-        dtype = next(self._tensors(), x).dtype
-        x, context = x.to(dtype), context.to(dtype)
-        return x.reshape(count, *event_shape), context.reshape(count, *self.context_shape), batch
+        return x.reshape(count, *event_shape), context.reshape(count, *given), batch
 
     def _chunked(self, function: Callable[..., tuple[Tensor, ...]], *flat: Tensor) -> tuple[Tensor, ...]:
         if len(flat[0]) == 0:  # not every backend takes an empty batch: the shapes of one event, and none of it
             return tuple(part[:0] for part in function(*(t.new_zeros(1, *t.shape[1:]) for t in flat)))
-        size = max(1, min(MAX_ROWS, self.chunk_elements // prod(self.event_shape)))
+        size = max(1, min(MAX_ROWS, self.chunk_elements // max(1, prod(flat[0].shape[1:]))))
         if torch.is_grad_enabled() or len(flat[0]) <= size:
             return function(*flat)
         parts = [function(*chunk) for chunk in zip(*(t.split(size) for t in flat), strict=True)]

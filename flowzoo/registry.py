@@ -133,3 +133,4 @@ class Registry:
 MODELS = Registry("model", "flowzoo.models", "flowzoo.models", separator="-", aliases={"cnf": "galacticflow"})
 DATASETS = Registry("dataset", "flowzoo.data", "flowzoo.datasets")
 METRICS = Registry("metric", "flowzoo.metrics", "flowzoo.metrics")
+EMBEDDINGS = Registry("embedding", "flowzoo.embeddings", "flowzoo.embeddings")

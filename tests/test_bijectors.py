@@ -16,10 +16,12 @@ from flowzoo.bijectors import (
     Rescale,
     SoftLog,
     Standardize,
+    Tanh,
     VectorAndImage,
     Whiten,
     from_description,
 )
+from flowzoo.models import build
 from flowzoo.seeding import generator
 
 
@@ -41,14 +43,22 @@ MAPS = {
     "standardize": lambda: Standardize((3,)),
     "whiten": lambda: Whiten((3,)),
     "log": Log,
+    "log10": lambda: Log(10),
     "logit": lambda: Logit(0, 50),
     "soft log": lambda: SoftLog(1.5),
+    "tanh": lambda: Tanh(60),
     "rescale": lambda: Rescale(0, 50),
     "compose": lambda: Compose(Log(), Standardize((3,))),
     "logit and standardize": lambda: Compose(Logit(0, 50, alpha=0.01), Standardize((3,))),
     "columns": lambda: Columns([0, 2], Compose(Log(), Whiten((2,)))),
     "vector and image": lambda: VectorAndImage((1, 1, 2), Log(), Compose(Logit(0, 50), Standardize((1, 1, 2)))),
     "image alone": lambda: VectorAndImage((3, 1, 1), Identity(), Standardize((3, 1, 1))),
+    "a map for each column": lambda: Compose(
+        Columns([0], Log(10)),
+        Columns([1], Logit(0, 50)),
+        Columns([2], Compose(Tanh(60), SoftLog(1.5))),
+        Standardize((3,)),
+    ),
     "all": lambda: Compose(Columns([1], Log()), Columns([2], Logit(0, 50)), Standardize((3,)), Whiten((3,))),
 }
 
@@ -74,7 +84,8 @@ def test_log_slopes_add_up_to_the_log_det_of_the_jacobian(fitted):
 
 
 def test_elementwise_maps_state_each_slope():
-    for name in ("identity", "standardize", "log", "logit", "soft log", "rescale", "compose", "vector and image"):
+    mixing = ("whiten", "columns", "all")
+    for name in [name for name in MAPS if name not in mixing]:
         bijector = MAPS[name]().double()
         bijector.fit(positive())
         x = positive()[:5].requires_grad_()
@@ -89,6 +100,57 @@ def test_round_trip_and_the_log_slopes_cancel(fitted):
     back, backward = fitted.to_data(u)
     torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(backward.sum(1), -forward.sum(1), rtol=1e-9, atol=1e-9)
+
+
+def numerical_log_det(function, x, step=1e-5):
+    """log|det| of the Jacobian of ``(D,) -> (D,)`` by central differences of fourth order: no autograd, no formula."""
+    eye = torch.eye(len(x), dtype=x.dtype) * step * x.abs().clamp_min(1e-3)
+    points = torch.cat([x + k * eye for k in (1, -1, 2, -2)])
+    ahead, behind, further, before = function(points).chunk(4)
+    rows = (8 * (ahead - behind) - (further - before)) / (12 * eye.diagonal()[:, None])
+    return torch.linalg.slogdet(rows)[1]
+
+
+def stirred(context=(0,), **maps):
+    """A smooth flow (no knots between the points of a difference), far from its neutral start, in float64."""
+    flow = build("cglow", (3,), context, num_steps=2, hidden_features=16, generator=generator(8, "init"), **maps)
+    flow = flow.double().eval()
+    source = generator(9, "stir")
+    with torch.no_grad():
+        for p in flow.parameters():
+            p.add_(0.2 * torch.randn(p.shape, generator=source, dtype=torch.float64))
+    return flow
+
+
+def test_density_of_a_flow_in_physical_units_is_the_numerical_change_of_variables(fitted):
+    flow = stirred(x_map=fitted)
+    x = positive()[:6]
+    with torch.no_grad():
+        z = flow.to_latent(x)[0]
+        base = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+        slopes = torch.stack([numerical_log_det(lambda v: flow.to_latent(v)[0], row) for row in x])
+        torch.testing.assert_close(flow.log_prob(x), base + slopes, rtol=1e-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [Log(10), Tanh(60), Logit(0, 50), Identity()], ids=lambda m: type(m).__name__)
+def test_context_columns_never_contribute_a_jacobian(first):
+    of_event, of_context = MAPS["a map for each column"]().double(), Compose(first, Standardize((3,))).double()
+    of_event.fit(positive())
+    of_context.fit(positive())
+    plain = stirred((3,), x_map=of_event)
+    mapped = stirred((3,), x_map=of_event, context_map=of_context)
+    x, c = positive()[:6], positive()[10:16]
+    with torch.no_grad():
+        torch.testing.assert_close(mapped.log_prob(x, c), plain.log_prob(x, of_context.to_latent(c)[0]))
+        z = mapped.to_latent(x, c)[0]
+        base = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+        slopes = [numerical_log_det(lambda v, g=g: mapped.to_latent(v, g)[0], row) for row, g in zip(x, c, strict=True)]
+        torch.testing.assert_close(mapped.log_prob(x, c), base + torch.stack(slopes), rtol=1e-7, atol=1e-6)
+
+
+def normal(x_map):
+    """The standard normal in network units, of one dimension."""
+    return build("gaussian", (1,), x_map=x_map).double()
 
 
 def test_maps_of_maps_are_fitted_on_what_the_ones_before_return_in_pieces_too(monkeypatch):
@@ -112,7 +174,8 @@ def test_description_and_state_rebuild_the_same_map(fitted):
     x = positive()
     for found, expected in zip(again.to_latent(x), fitted.to_latent(x), strict=True):
         assert torch.equal(found, expected)
-    for found, expected in zip(again.to_data(x), fitted.to_data(x), strict=True):
+    u = fitted.to_latent(x)[0]
+    for found, expected in zip(again.to_data(u), fitted.to_data(u), strict=True):
         assert torch.equal(found, expected)
 
 
@@ -285,6 +348,99 @@ def test_logit_of_a_byte_is_finite_with_any_noise(byte):
     u, log_slope = Logit(0, 256).to_latent(x)
     assert bool(u.isfinite().all() & log_slope.isfinite().all())
     torch.testing.assert_close(Logit(0, 256).to_data(u)[0], x, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("base", [2, 10, math.e, 1.5])
+def test_log_of_a_base_counts_its_powers_and_states_its_slope(base):
+    x = torch.tensor([base**-7, 1.0, base, base**12], dtype=torch.float64, requires_grad=True)
+    u, log_slope = Log(base).to_latent(x)
+    assert u.tolist() == pytest.approx([-7, 0, 1, 12], abs=1e-12)
+    (slope,) = torch.autograd.grad(u.sum(), x)
+    torch.testing.assert_close(log_slope, slope.log(), rtol=1e-12, atol=1e-12)
+
+
+def test_natural_log_is_described_as_before_there_were_bases():
+    assert Log().describe() == {"kind": "log"}
+    x = positive()
+    for found, expected in zip(from_description({"kind": "log"}).to_latent(x), (x.log(), -x.log()), strict=True):
+        assert torch.equal(found, expected)
+    assert from_description(Log(10).describe()).base == 10
+
+
+@pytest.mark.parametrize("base", [1, 0.5, -10, math.inf, math.nan])
+def test_log_of_no_base_is_refused(base):
+    with pytest.raises(ValueError, match="log needs a finite base > 1, or None for the natural logarithm; got"):
+        Log(base)
+
+
+# -- Tanh -----------------------------------------------------------------------------------------------------------
+
+
+def test_tanh_maps_the_line_onto_the_open_interval_and_no_further():
+    u, _ = Tanh(2).to_latent(torch.linspace(-12, 12, 1001, dtype=torch.float64))
+    assert bool((u.diff() > 0).all() & (u.abs() < 2).all())
+    assert float(u[-1]) == pytest.approx(2, abs=1e-4)
+    x, log_slope = Tanh(2).to_data(torch.tensor([-2.5, -2.0, 1.999, 2.0, 3.0]))
+    assert x.isnan().tolist() == log_slope.isnan().tolist() == [True, True, False, True, True]
+
+
+def test_flow_loses_the_mass_beyond_the_bound_of_a_tanh_and_says_so():
+    flow = normal(Tanh(1))
+    x = torch.linspace(-15, 15, 30_001, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        total = torch.trapezoid(flow.log_prob(x).exp(), x.flatten())
+    inside = math.erf(1 / math.sqrt(2))  # of a standard normal, within one of its mean
+    assert float(total) == pytest.approx(inside, abs=1e-4)
+    with pytest.warns(UserWarning, match="of 4000 draws have no finite preimage and are NaN"):
+        draws = flow.sample(shape=(4000,), generator=generator(0, "z"))
+    assert float(draws.isfinite().double().mean()) == pytest.approx(inside, abs=0.03)
+
+
+def test_flow_on_a_soft_log_loses_no_mass():
+    flow = normal(SoftLog(1))
+    t = torch.linspace(-8, 8, 40_001, dtype=torch.float64)
+    x = torch.sinh(t)[:, None]
+    with torch.no_grad():
+        total = torch.trapezoid(flow.log_prob(x).exp() * torch.cosh(t), t)
+    assert float(total) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("t", [0.0, 1e-4, 1.0, 9.5, 40.0, 1e4])
+def test_slope_of_a_tanh_is_stable_in_float32(t):
+    x = torch.tensor([-3 * t, 3 * t])
+    _, log_slope = Tanh(3).to_latent(x)
+    true = 2 * (math.log(2) - t - math.log1p(math.exp(-2 * t)))
+    assert log_slope.tolist() == pytest.approx([true, true], rel=1e-6, abs=1e-7)
+
+
+def test_score_of_a_tanh_has_a_gradient_that_is_finite_and_true():
+    x = torch.tensor([-1e3, -1.0, 0.0, 1e-3, 2.0, 1e3], requires_grad=True)
+    (gradient,) = torch.autograd.grad(Tanh(2).to_latent(x)[1].sum(), x)
+    torch.testing.assert_close(gradient, -torch.tanh(x.detach() / 2))
+
+
+def test_rows_that_round_to_the_bound_are_counted_by_column():
+    x = torch.zeros(50, 2)
+    x[3, 1], x[4, 1] = 40.0, -1e6
+    with pytest.raises(ValueError, match=r"^column 'vz': 2 of 50 rows are rounded to the bound 2 of the tanh"):
+        Tanh(2).fit(x, ["vx", "vz"])
+    Tanh(2).fit(x[5:])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-1, 1), st.floats(1e-3, 1e3))
+def test_tanh_inverts_within_three_bounds(share, bound):
+    x = torch.tensor([3 * share * bound], dtype=torch.float64)
+    u, forward = Tanh(bound).to_latent(x)
+    back, backward = Tanh(bound).to_data(u)
+    assert float((back - x).abs()) <= 1e-12 * bound
+    assert float(backward) == pytest.approx(-float(forward), abs=1e-11)
+
+
+@pytest.mark.parametrize("bound", [0, -1, math.inf, math.nan])
+def test_tanh_of_no_bound_is_refused(bound):
+    with pytest.raises(ValueError, match="tanh needs a finite bound > 0; got"):
+        Tanh(bound)
 
 
 # -- SoftLog and Rescale --------------------------------------------------------------------------------------------

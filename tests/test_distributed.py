@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -29,16 +28,9 @@ PROCESSES = 2
 BAD_STEP = 7
 
 
-@dataclass(frozen=True)
-class Config:
+def plain(**options):
     """Options of a stepper that neither clips nor averages: its gradients are those of the loss."""
-
-    batch_size: int = 8
-    lr: float = 1e-2
-    weight_decay: float = 0.0
-    clip: float = 0.0
-    ema: float = 0.0
-    compile: bool = False
+    return FitConfig(**({"batch_size": 8, "lr": 1e-2, "clip": 0.0, "ema": 0.0} | options))
 
 
 def vectors():
@@ -81,7 +73,7 @@ def gradients(case):
     with torch.no_grad():
         for i, p in enumerate(flow.parameters()):
             p += 0.05 * torch.randn(p.shape, generator=generator(i, "weights"))
-    Stepper(flow, splits.train, Config(), 0).step()
+    Stepper(flow, splits.train, plain(), 0).step()
     return {name: p.grad for name, p in flow.named_parameters() if p.grad is not None}
 
 

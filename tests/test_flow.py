@@ -208,6 +208,29 @@ def test_image_context():
     assert flow.sample(c, (2,)).shape == (2, 5, 3)
 
 
+def test_attached_network_stands_between_the_map_of_the_context_and_the_model():
+    class Ends(nn.Module):
+        def forward(self, c):
+            return torch.stack([c.flatten(1)[:, 0], 2 * c.flatten(1)[:, -1]], 1)
+
+    flow = Affine(context_map=Standardize((1, 2, 2)))
+    flow.context_map.mean.fill_(3.0)
+    flow.attach(Ends(), (1, 2, 2))
+    assert flow.context_shape == (1, 2, 2)
+    plain = Affine()
+    x, c = inputs(5, context=(1, 2, 2))
+    features = torch.stack([c[:, 0, 0, 0], 2 * c[:, 0, 1, 1]], 1)
+    torch.testing.assert_close(flow.log_prob(x, c + 3), plain.log_prob(x, features))
+    draws = [f.sample(k, (4,), generator=generator(1, "z")) for f, k in ((flow, c + 3), (plain, features))]
+    torch.testing.assert_close(*draws)
+    seen = {}
+    flow._initialize = lambda u, c: seen.update(c=c)
+    flow.initialize(x, c + 3)
+    torch.testing.assert_close(seen["c"], features)
+    with pytest.raises(ValueError, match=r"context must end in \(1, 2, 2\); got \(5, 2\)"):
+        flow.log_prob(x, features)
+
+
 def test_no_context_is_none_or_of_no_columns():
     flow = Affine(context=(0,))
     x, _ = inputs()

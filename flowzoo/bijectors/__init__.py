@@ -16,7 +16,7 @@ from typing import Any
 
 from flowzoo.bijectors._affine import Rescale, Standardize, Whiten
 from flowzoo.bijectors._base import Bijector, Identity
-from flowzoo.bijectors._logarithms import Log, Logit, SoftLog
+from flowzoo.bijectors._logarithms import Log, Logit, SoftLog, Tanh
 from flowzoo.bijectors._parts import Columns, Compose, VectorAndImage
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Rescale",
     "SoftLog",
     "Standardize",
+    "Tanh",
     "VectorAndImage",
     "Whiten",
     "from_description",
@@ -52,9 +53,11 @@ def from_description(description: Mapping[str, Any]) -> Bijector:
         case "rescale":
             return Rescale(**options)
         case "log":
-            return Log()
+            return Log(**options)
         case "soft_log":
             return SoftLog(**options)
+        case "tanh":
+            return Tanh(**options)
         case "logit":
             return Logit(**options)
         case "compose":

@@ -14,7 +14,22 @@ from flowzoo.bijectors._base import Bijector, column_name
 
 
 class Log(Bijector):
-    """Natural logarithm of strictly positive data. (log10 differs by a constant that a Standardize absorbs.)"""
+    r"""Logarithm of strictly positive data: :math:`u = \log_b x`, of log-slope :math:`-\log x - \log\log b`.
+
+    Args:
+        base: b > 1; None is the natural logarithm. (A ``Standardize`` after it absorbs the difference; without one the
+            base is the unit of a spline's interval, and of what a person reads.)
+
+    Raises:
+        ValueError: unless the base is finite and above 1.
+    """
+
+    def __init__(self, base: float | None = None) -> None:
+        super().__init__()
+        if base is not None and not (math.isfinite(base) and base > 1):
+            raise ValueError(f"log needs a finite base > 1, or None for the natural logarithm; got {base}")
+        self.base = None if base is None else float(base)
+        self._unit = 1.0 if base is None else math.log(base)
 
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Check that the data are positive."""
@@ -28,16 +43,17 @@ class Log(Bijector):
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithm."""
-        u = x.log()
-        return u, -u
+        natural = x.log()
+        return natural / self._unit, -natural - math.log(self._unit)
 
     def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Exponential."""
-        return u.exp(), u
+        """Power of the base."""
+        natural = u * self._unit
+        return natural.exp(), natural + math.log(self._unit)
 
     def describe(self) -> dict[str, Any]:
         """See the base class."""
-        return {"kind": "log"}
+        return {"kind": "log"} if self.base is None else {"kind": "log", "base": self.base}
 
 
 class SoftLog(Bijector):
@@ -77,6 +93,57 @@ class SoftLog(Bijector):
     def describe(self) -> dict[str, Any]:
         """See the base class."""
         return {"kind": "soft_log", "tau": self.tau}
+
+
+class Tanh(Bijector):
+    r"""Compresses without limit: :math:`u = b \tanh(x / b)`, the tanh smoothing of GalacticFlow.
+
+    .. math:: \log\frac{du}{dx} = \log\bigl(1 - \tanh^2 t\bigr) = 2 \bigl(\log 2 - |t| - \log(1 + e^{-2|t|})\bigr),
+              \qquad t = x / b
+
+    An exact map of the real line **onto the open interval** (-b, b), and no further: a u with |u| >= b has no preimage.
+    ``to_data`` gives NaN there and clips nothing, so a flow loses the mass that it puts beyond the bound: its draws
+    there are NaN, and its density in data units integrates to less than one by that mass. ``SoftLog`` compresses tails
+    too and is onto; take it unless a published setting is to be repeated. After Wolf and Buck 2023, arXiv:2312.05960,
+    and its code.
+
+    Args:
+        bound: b > 0, in the units of the data (or of the map before, in a ``Compose``).
+
+    Raises:
+        ValueError: unless the bound is finite and above 0.
+    """
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        if not (math.isfinite(bound) and bound > 0):
+            raise ValueError(f"tanh needs a finite bound > 0; got {bound}")
+        self.bound = float(bound)
+
+    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
+        """Check that no row lies so far out that it rounds to the bound, from where nothing comes back."""
+        bad = (self.to_latent(x)[0].abs() >= self.bound).reshape(len(x), -1)
+        if bool(bad.any()):
+            column = int(bad.any(0).nonzero()[0])
+            raise ValueError(
+                f"{column_name(names, column, bad.shape[1])}: {int(bad[:, column].sum())} of {len(x)} rows are rounded "
+                f"to the bound {self.bound:g} of the tanh. Give a larger bound, or take a soft log."
+            )
+
+    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compress."""
+        t = x / self.bound
+        far = t.abs()  # 1 - tanh^2 itself is 0 in float32 from |t| = 9
+        return self.bound * torch.tanh(t), 2 * (math.log(2) - far - F.softplus(-2 * far))
+
+    def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Stretch; NaN where there is no preimage."""
+        t = (u / self.bound).masked_fill(u.abs() >= self.bound, math.nan)
+        return self.bound * torch.atanh(t), -torch.log1p(t) - torch.log1p(-t)
+
+    def describe(self) -> dict[str, Any]:
+        """See the base class."""
+        return {"kind": "tanh", "bound": self.bound}
 
 
 class Logit(Bijector):

@@ -24,7 +24,7 @@ from flowzoo.harness.ensembles import RealEnsembles, real_ensembles
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig
 from flowzoo.record import one_line, stem
-from flowzoo.registry import METRICS, MODELS, MissingDependency
+from flowzoo.registry import EMBEDDINGS, METRICS, MODELS, MissingDependency
 from flowzoo.seeding import generator
 from flowzoo.train import FitConfig
 
@@ -192,6 +192,9 @@ def _source_of(model: ModelConfig) -> str:
     if type(model).__module__.startswith("flowzoo."):
         root = Path(models.__file__).parents[1]
         files += [root / "flow.py", root / "nets.py", *root.glob("models/_*.py"), *root.glob("layers/*.py")]
+    embed = getattr(model, "embed", None)
+    if embed is not None:
+        files += [Path(part) for part in [inspect.getsourcefile(EMBEDDINGS.get(embed))] if part]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.read_bytes())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import torch
 
 from flowzoo import config as configs
+from flowzoo import embeddings
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
-from flowzoo.registry import MODELS
+from flowzoo.models._embeds import Embeds
+from flowzoo.registry import EMBEDDINGS, MODELS
 from flowzoo.seeding import initialisation
 
 
@@ -52,6 +55,8 @@ def configure(name: str, options: dict[str, Any]) -> ModelConfig:
         counts = value if isinstance(value, list) else [value]
         if any(type(count) is int and count < 1 for count in counts):
             raise configs.ConfigError(f"{MODELS.resolve(name)}.{option}: counts must be at least 1; got {value}")
+    if isinstance(config, Embeds) and config.embed is not None:
+        EMBEDDINGS.resolve(config.embed)
     return config
 
 
@@ -112,8 +117,18 @@ def build_from(
     context_map: Bijector | None = None,
     generator: torch.Generator | None = None,
 ) -> ConditionalFlow:
-    """As ``build``, from a config object."""
+    """As ``build``, from a config object; where it says ``embed``, with that network before the model."""
     with initialisation(generator):
-        flow = config.build(event_shape, context_shape, x_map=x_map, context_map=context_map)
+        if isinstance(config, Embeds) and config.embed is not None:
+            net, features = embeddings.make(
+                config.embed, context_shape, features=config.embed_features, image=config.context_image
+            )
+            # What the model sees is a vector, whatever the context is.
+            flow = replace(config, context_image=None).build(
+                event_shape, (features,), x_map=x_map, context_map=context_map
+            )
+            flow.attach(net, context_shape)
+        else:
+            flow = config.build(event_shape, context_shape, x_map=x_map, context_map=context_map)
     flow.recipe = {"model": MODELS.name_of(config), "config": configs.to_dict(config)}
     return flow

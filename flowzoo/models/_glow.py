@@ -16,7 +16,7 @@ from flowzoo.layers.coupling import AffineCoupling, SplineCoupling
 from flowzoo.layers.multiscale import ContextBase, FactorOut, squeeze, unsqueeze
 from flowzoo.layers.reversible import choose_anchors, reversible
 from flowzoo.layers.spectral import SpectralNorm
-from flowzoo.nets import Context, ContextPyramid
+from flowzoo.nets import Context, ContextPyramid, Saturate
 
 PLAIN_BYTES = 2**31  # of activations per batch, above which they are recomputed rather than kept
 DRIFT = 1e-5  # relative error of a recomputed activation, above which an anchor is set
@@ -92,7 +92,7 @@ class Glow(ConditionalFlow):
     def prepare(self, x: Tensor, context: Tensor | None = None) -> None:
         """Measure how well the steps invert, and set anchors where they do not; see ``ConditionalFlow``."""
         x, context, _ = self._match(x, context, "x", self.event_shape)
-        u, c = self.x_map.to_latent(x)[0], self.context_map.to_latent(context)[0]
+        u, c = self.x_map.to_latent(x)[0], self._given(context)
         if not self._recomputes(u):
             return
         contexts = self._contexts(c)
@@ -106,8 +106,8 @@ class Glow(ConditionalFlow):
                 u, _, _ = level.split.to_latent(u, given)
 
     def _initialize(self, u: Tensor, c: Tensor) -> None:
-        if self.embedding is not None:
-            self.embedding[0].initialize(c.flatten(1)[:, : self.vector_features])  # type: ignore[index]
+        if isinstance(self.embedding, nn.Sequential) and isinstance(self.embedding[0], Saturate):
+            self.embedding[0].initialize(c.flatten(1)[:, : self.vector_features])
         contexts, x = self._contexts(c), u
         if self.spectral is not None:
             self.spectral.initialize(x, contexts[0])

@@ -13,11 +13,12 @@ from torch.func import functional_call
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._embeds import Embeds
 from flowzoo.registry import MODELS
 
 
 @dataclass(frozen=True)
-class SplineCouplingConfig:
+class SplineCouplingConfig(Embeds):
     """The options of a rational-quadratic coupling flow, the same for either backend.
 
     Args:

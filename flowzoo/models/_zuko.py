@@ -48,6 +48,7 @@ from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
 from flowzoo.layers.autoregressive import invert
 from flowzoo.layers.monotone import inverse
+from flowzoo.models._embeds import Embeds
 from flowzoo.models._univariate import (
     AsinhTransform,
     LogSpaceGaussianization,
@@ -116,7 +117,7 @@ class ZukoFlow(ConditionalFlow):
         return c.flatten(1) if self.context_shape.numel() else None
 
 
-class ZukoModel:
+class ZukoModel(Embeds):
     """What the configs of zuko's models share; each says with ``make`` which transforms it is."""
 
     backend: ClassVar[str] = "zuko"

@@ -18,6 +18,7 @@ from flowzoo.layers.linear import LULinear, MatrixLinear, Permutation
 from flowzoo.layers.multiscale import ContextBase, Diagonal, FactorOut
 from flowzoo.layers.spectral import SpectralNorm
 from flowzoo.layers.spline import MIN_BIN, num_parameters
+from flowzoo.models._embeds import Embeds
 from flowzoo.models._glow import Glow, Level
 from flowzoo.nets import ContextConv, ContextMLP, ContextPyramid, Padding, Saturate, Tuned, mlp
 from flowzoo.registry import MODELS
@@ -31,7 +32,7 @@ SPLINE_BOUND = 4.0  # standard deviations of a normalised activation that the sp
 
 @MODELS.register
 @dataclass(frozen=True)
-class CGlow:
+class CGlow(Embeds):
     r"""Glow whose context enters every layer.
 
     A step is conditional actnorm, an invertible 1x1 convolution (PLU), and a coupling whose network sees half of the
@@ -42,6 +43,7 @@ class CGlow:
     At the start the conditional parts are neutral: the flow is volume-preserving up to actnorm and does not depend on
     the context. A vector of D features is taken as D channels of one pixel, on one level. A context is a vector
     ``(D,)``, an image ``(C', H', W')`` of any size, or both, flattened into one vector that ``context_image`` splits.
+    With ``embed`` it is a vector, the features.
 
     Args:
         num_steps: steps per level, K.
@@ -64,7 +66,6 @@ class CGlow:
         position: tell the coupling networks where in the image a pixel is; None does unless the padding is circular.
         spectral: start with ``SpectralNorm``, which whitens a periodic field by its spectrum given the context; None
             does where the dataset says that it is periodic.
-        context_image: ``(C', H', W')``, the image that ends a flat context; None as the dataset says.
         context_features: channels into which an image context is encoded.
         reversible: recompute activations from the inverse in the backward pass, so that memory does not grow with the
             number of steps; None does where a batch would else hold more than 2 GiB. A training loop of your own should
@@ -88,7 +89,6 @@ class CGlow:
     padding: Padding | None = None
     position: bool | None = None
     spectral: bool | None = None
-    context_image: tuple[int, int, int] | None = None
     context_features: int = 32
     reversible: bool | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -252,9 +252,9 @@ class _Builder:
         """One network of the vector for all layers, each of which has only a linear map of what it returns."""
         if not self.seen:
             return None
-        return nn.Sequential(
-            Saturate(self.vector, CONTEXT_MARGIN), mlp(self.vector, self.seen, (self.seen,)), nn.SiLU()
-        )
+        # Features that are learnt move beyond what they are at the start.
+        bounded = nn.Identity() if self.config.embed else Saturate(self.vector, CONTEXT_MARGIN)
+        return nn.Sequential(bounded, mlp(self.vector, self.seen, (self.seen,)), nn.SiLU())
 
     def _spectral(self) -> SpectralNorm | None:
         if not self.config.spectral:

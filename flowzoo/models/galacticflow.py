@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,32 +17,41 @@ from flowzoo.layers.chain import Chain
 from flowzoo.layers.coupling import SplineCoupling
 from flowzoo.layers.linear import LULinear
 from flowzoo.layers.spline import num_parameters
+from flowzoo.models._embeds import Embeds
 from flowzoo.nets import mlp, widths, zero_
 from flowzoo.registry import MODELS
 
 
 @MODELS.register
 @dataclass(frozen=True)
-class GalacticFlow:
-    r"""Steps of an LU-linear map and a double rational-quadratic coupling with a product conditioner.
+class GalacticFlow(Embeds):
+    r"""Steps of an LU-linear map and a rational-quadratic coupling with a product conditioner.
 
-    Each coupling transforms the second half of the features given the first, then the first given the second; its
+    A double coupling transforms the second half of the features given the first, then the first given the second; its
     parameters are :math:`\mathrm{MLP}_c(c) \odot \mathrm{MLP}_x(x_{half})`, elementwise. Wolf and Buck 2023,
-    arXiv:2312.05960, section 3, after the GLOW-convolution and NSF_CL2 layers of its code. Unlike that code, bins
-    and slopes have a minimum, so no width can vanish and no NaN arise; any number of features works (of one feature
-    it is a spline given the context); and without a context the product has one factor.
+    arXiv:2312.05960, section 3, after the GLOW-convolution and the NSF_CL2 layers of its code; their settings are in
+    ``configs/galacticflow.yaml``. Unlike that code, bins and slopes have a minimum, so no width can vanish and no NaN
+    arise; any number of features works (of one feature it is a spline given the context); and without a context the
+    product has one factor.
 
     Args:
-        num_steps: pairs of linear map and double coupling.
+        num_steps: pairs of linear map and coupling.
         hidden_features: widths of both MLPs; an int is three equal layers, as published.
         num_bins: bins of each spline, K.
         bound: half-width of the interval that the splines transform, B.
+        coupling: ``"double"`` (NSF_CL2), or ``"single"`` (NSF_CL): the second half given the first, and no more.
+        negative_slope: of the leaky ReLU of both MLPs; 0.2 as published.
+        activate_output: apply it after the last layer of both MLPs too, as published: a factor of the product is then
+            ``negative_slope`` times smaller where it is negative.
     """
 
     num_steps: int = 6
     hidden_features: int | tuple[int, ...] = (128, 128)
     num_bins: int = 10
     bound: float = 3.0
+    coupling: Literal["double", "single"] = "double"
+    negative_slope: float = 0.01
+    activate_output: bool = False
 
     family: ClassVar[str] = "coupling, spline"
     backend: ClassVar[str] = "flowzoo"
@@ -59,6 +69,12 @@ class GalacticFlow:
         context_map: Bijector | None = None,
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
+        # The output starts at the kink, where a slope of 0 would let no gradient through.
+        if not 0 <= self.negative_slope < 1 or (self.activate_output and not self.negative_slope):
+            raise ValueError(
+                "galacticflow.negative_slope must lie in [0, 1), and above 0 with activate_output; "
+                f"got {self.negative_slope:g}"
+            )
         features, context = prod(event_shape), prod(context_shape)
         hidden = widths(self.hidden_features, depth=3)
         half = features // 2
@@ -66,11 +82,11 @@ class GalacticFlow:
         layers: list[nn.Module] = []
         for _ in range(self.num_steps):
             layers.append(LULinear(features))
-            for kept, moved in ((first, second), (second, first)):
+            for kept, moved in ((first, second), (second, first))[: 2 if self.coupling == "double" else 1]:
                 sizes = kept.stop - kept.start, moved.stop - moved.start
                 if sizes[1]:
                     out = sizes[1] * num_parameters(self.num_bins)
-                    net = _ProductNet(sizes[0], context, out, hidden)
+                    net = _ProductNet(sizes[0], context, out, hidden, self.negative_slope, self.activate_output)
                     layers.append(SplineCoupling(kept, moved, net, self.bound))
         return _GalacticFlow(event_shape, context_shape, Chain(layers), x_map=x_map, context_map=context_map)
 
@@ -88,12 +104,20 @@ class GalacticFlow:
 class _ProductNet(nn.Module):
     """``MLP_c(context) * MLP_x(half)``; starts at zero, which is the identity spline."""
 
-    def __init__(self, in_features: int, context_features: int, out_features: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        context_features: int,
+        out_features: int,
+        hidden: Sequence[int],
+        slope: float = 0.01,
+        activate_output: bool = False,
+    ) -> None:
         super().__init__()
-        self.of_half = mlp(in_features, out_features, hidden, activation=nn.LeakyReLU) if in_features else None
-        self.of_context = (
-            mlp(context_features, out_features, hidden, activation=nn.LeakyReLU) if context_features else None
-        )
+        leaky: Any = partial(nn.LeakyReLU, negative_slope=slope)
+        self.of_half = mlp(in_features, out_features, hidden, activation=leaky) if in_features else None
+        self.of_context = mlp(context_features, out_features, hidden, activation=leaky) if context_features else None
+        self.last: nn.Module = leaky() if activate_output else nn.Identity()
         factors = [net for net in (self.of_half, self.of_context) if net is not None]
         if factors:
             # One factor at zero and the other not: the product is zero, and its gradient is not.
@@ -103,11 +127,14 @@ class _ProductNet(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """``(N, in_features)``, ``(N, context_features)`` to ``(N, out_features)``."""
-        if self.of_half is None and self.of_context is None:
+        factors = [self.last(net(given)) for net, given in self._factors(x, context)]
+        if not factors:
             return self.constant.expand(len(x), -1)
-        if self.of_half is None or self.of_context is None:
-            return self.of_half(x) if self.of_half is not None else self.of_context(context)  # type: ignore
-        return self.of_half(x) * self.of_context(context)
+        return factors[0] if len(factors) == 1 else factors[0] * factors[1]
+
+    def _factors(self, x: Tensor, context: Tensor) -> list[tuple[nn.Module, Tensor]]:
+        both = (self.of_half, x), (self.of_context, context)
+        return [(net, given) for net, given in both if net is not None]
 
 
 class _GalacticFlow(ConditionalFlow):

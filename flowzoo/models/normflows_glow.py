@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Literal, Self
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
+from flowzoo.models._embeds import Embeds
 from flowzoo.models._normflows import GlowFlow, glow
 from flowzoo.registry import MODELS
 
 
 @MODELS.register
 @dataclass(frozen=True)
-class NormflowsGlow:
+class NormflowsGlow(Embeds):
     """Multiscale Glow of Kingma and Dhariwal 2018, built of normflows' layers.
 
     The steps do not see the context. As in the paper's class-conditional Glow it enters the base alone, where

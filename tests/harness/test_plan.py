@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.data import Data
 from flowzoo.harness import BenchConfig, make_plan, open_source
@@ -171,7 +172,7 @@ def test_data_without_a_density_is_refused_before_training() -> None:
 def test_every_default_is_written_into_the_record(plan: Plan) -> None:
     config = plan()[0].config
     assert config["model"].items() >= {"name": "maf", "num_steps": 1, "hidden_features": 16}.items()
-    assert config["model"].keys() == {"name", *MAF.__dataclass_fields__}
+    assert config["model"].keys() == {"name", *configs.fields(MAF)}
     assert config["data"] == {"name": "two_moons", "num_events": 300, "seed": 0}
     assert config["train"].keys() == FitConfig.__dataclass_fields__.keys()
 
