@@ -82,7 +82,11 @@ def _atom(column: Tensor, name: str) -> None:
     else:
         # At random: a stride that divides the width of an image would see some of its columns alone.
         source = generator(0, "atoms")
-        sample = column[torch.unravel_index(torch.randint(total, (_ATOM_ROWS,), generator=source), column.shape)]
+        place, index = torch.randint(total, (_ATOM_ROWS,), generator=source), list[Tensor]()
+        for size in reversed(column.shape):  # torch.unravel_index does the same, and imports sympy for it
+            index.insert(0, place % size)
+            place = place // size
+        sample = column[tuple(index)]
     unique, counts = torch.unique(sample, return_counts=True)
     top = unique[counts.argmax()]
     equal = int(torch.count_nonzero(column == top))
@@ -91,8 +95,9 @@ def _atom(column: Tensor, name: str) -> None:
         what = "pixels" if column[0].numel() > 1 else "rows"
         raise ValueError(
             f"column '{name}': {equal} of {total} {what} ({share:.0%}) are exactly {float(top):g}, "
-            "an atom, which has no density. Leave the column out of x, or add a stated noise (option `noise` "
-            "of a table: value + f * U(0, 1); `noise_dex` of maps)."
+            "an atom, which has no density. Leave the column out of x, add a stated noise (option `noise` of table and "
+            "catalogue: value + f * U(0, 1)), or give a floor and noise in dex (`floor`, `noise_dex` of catalogue and "
+            "maps)."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 import warnings
 from collections import Counter
@@ -94,6 +95,11 @@ class Source:
         self._read: dict[str, np.ndarray] = {}
         self._rows: tuple[int, str] | None = None
 
+    @property
+    def arrays(self) -> Mapping[str, Any]:
+        """Every array of the file by its name, read when it is asked for."""
+        return self._arrays
+
     def columns(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The named columns in order, 2-D arrays as one entry per column.
 
@@ -170,6 +176,18 @@ class Source:
         return ", ".join(own) or "none"
 
 
+def expanded(path: str) -> Path:
+    """A path with ``~`` and environment variables such as ``$FLOWZOO_DATA`` put in.
+
+    Raises:
+        FileNotFoundError: for a variable that is not set.
+    """
+    file = os.path.expandvars(path)
+    if unset := re.search(r"\$(?:\w+|\{\w+\})", file):
+        raise FileNotFoundError(f"no such file: {path}; the environment variable {unset[0].strip('${}')} is not set")
+    return Path(file).expanduser()
+
+
 @contextmanager
 def open_table(path: str) -> Iterator[Source]:
     """Open a table by the ending of its name.
@@ -179,7 +197,7 @@ def open_table(path: str) -> Iterator[Source]:
         ValueError: for an ending that is not known, or a file that is not what its ending says.
         MissingDependency: if the package that reads this ending is not installed.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     reader = _READERS.get(file.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: unknown ending '{file.suffix}'; known are {', '.join(_READERS)}")
@@ -219,6 +237,16 @@ def _npz(file: Path) -> Iterator[Mapping[str, Any]]:
             raise ValueError(f"{file}: a single array (.npy), where an .npz archive of named arrays is needed")
         with archive:
             yield archive
+
+
+@contextmanager
+def _npy(file: Path) -> Iterator[Mapping[str, Any]]:
+    """One array without a name, here ``array``; of a structured one, its fields."""
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise _unreadable(file, error) from None
+    yield _Lazy(array.dtype.names, array.__getitem__) if array.dtype.names else {"array": array}
 
 
 @contextmanager
@@ -274,7 +302,8 @@ def _hdf5(file: Path) -> Iterator[Mapping[str, Any]]:
         yield _Lazy(list(found), lambda name: found[name][0][found[name][1]])
 
 
-_READERS = {".npz": _npz, ".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5}
+_READERS = {".npz": _npz, ".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5, ".npy": _npy}
+ENDINGS = tuple(_READERS)
 
 
 def _plain(series: Any) -> np.ndarray:

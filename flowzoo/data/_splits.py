@@ -175,7 +175,7 @@ class Splits:
         data, train = self.data, self.train
         x_map = copy.deepcopy(data.x_map) if data.x_map is not None else _default_map(data)
         # Each context row counts once, however many events share it.
-        contexts = train.contexts[torch.unique(train.context_index)]
+        contexts = train.contexts[torch.bincount(train.context_index, minlength=len(train.contexts)) > 0]
         context_map = copy.deepcopy(data.context_map)
         if context_map is None:
             context_map = _default_context_map(data, contexts)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from flowzoo.bijectors import Bijector, Columns, Compose, Log, Standardize
 from flowzoo.config import ConfigError
+from flowzoo.data._atoms import add_uniform
 from flowzoo.data._context import default_context_map
 from flowzoo.data._data import Data
 from flowzoo.data._readers import Amounts, Labels, Sentinels, Source, Words, open_table, sentinels, words
+from flowzoo.data._values import factorise, numbers, parts, single
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
-
-_PARTS = {"0": 0, "1": 1, "2": 2, "train": 0, "validation": 1, "val": 1, "valid": 1, "test": 2}
 
 
 @DATASETS.register
@@ -92,7 +92,7 @@ class Table:
         if rows == 0:
             raise ValueError(f"{self.path} has no rows")
 
-        raw = {label: _numbers(column, label) for label, column in (found | given).items()}
+        raw = {label: numbers(column, label) for label, column in (found | given).items()}
         gone = {label: self._is_missing(column) for label, column in (found | given).items()}
         keep = np.ones(rows, dtype=bool)
         for label in found:
@@ -110,11 +110,11 @@ class Table:
         _positive(x, list(found), x_log)
         _positive(context, list(given), context_log)
 
-        groups = None if self.group is None else _factorise(source.column(self.group)[keep], self.group)
+        groups = None if self.group is None else factorise(source.column(self.group)[keep], self.group)
         columns = [*given, *flags]
-        contexts, index = _once(torch.from_numpy(_single(context, columns)), groups)
+        contexts, index = _once(torch.from_numpy(single(context, columns)), groups)
         return Data(
-            x=torch.from_numpy(_single(x, list(found))),
+            x=torch.from_numpy(single(x, list(found))),
             context=contexts if given else None,
             context_index=index if given else None,
             groups=groups,
@@ -126,7 +126,7 @@ class Table:
             context_map=_map(default_context_map((len(given),), len(contexts)), len(given), len(columns), context_log)
             if given
             else None,
-            given_split=None if self.split is None else _parts(source.column(self.split)[keep], self.split),
+            given_split=None if self.split is None else parts(source.column(self.split)[keep], self.split),
             notes=tuple(notes),
         )
 
@@ -168,20 +168,8 @@ class Table:
 
     def _with_noise(self, source: Source, labels: list[str], x: np.ndarray, notes: list[str]) -> np.ndarray:
         for name, f in self.noise.items():
-            if not (np.isfinite(f) and f > 0):
-                raise ConfigError(f"noise of '{name}' must be positive, in the units of the column; got {f}")
             for i in _positions(source, "noise", [name], labels, "x"):
-                values, counts = np.unique(x[:, i], return_counts=True)
-                top = values[counts.argmax()]
-                # With fewer than some hundred values to land on, an atom stays an atom.
-                least = 1000 * float(np.spacing(np.float32(abs(top))))
-                if f < least:
-                    raise ConfigError(
-                        f"noise of '{labels[i]}' is {f:g}, which float32 cannot resolve beside its most "
-                        f"frequent value {top:g}: give {least:.2g} or more, or subtract an offset"
-                    )
-                source_of_noise = generator(self.seed, "noise", labels[i])
-                x[:, i] += f * torch.rand(len(x), generator=source_of_noise, dtype=torch.float64).numpy()
+                add_uniform(x[:, i], f, labels[i], generator(self.seed, "noise", labels[i]))
                 notes.append(f"added {f:g} * U(0, 1) to '{labels[i]}', seed {self.seed}")
         return x
 
@@ -189,35 +177,6 @@ class Table:
         """The unit of each column; ``mag`` gives that of ``mag[0]``, ``mag[1]``, ..."""
         bases = [label.split("[")[0] for label in labels]
         return tuple(self.units.get(n, self.units.get(b, "")) for n, b in zip(labels, bases, strict=True))
-
-
-def _numbers(column: np.ndarray, label: str) -> np.ndarray:
-    """A column as float64."""
-    if column.dtype.kind not in "biuf":
-        what = "text" if column.dtype.kind in "OSUT" else f"{column.dtype}"
-        example = f", for example {column[0]!r}" if len(column) else ""
-        raise ConfigError(
-            f"column '{label}' holds {what}{example}; columns of x and context must be numbers "
-            "(only those of `group` and `split` may be text)"
-        )
-    return column.astype(np.float64)
-
-
-def _single(values: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """float64 to float32, refusing a column that float32 cannot resolve (Julian dates, large ids)."""
-    for i, label in enumerate(labels):
-        column = values[:, i][np.isfinite(values[:, i])]
-        largest = float(np.abs(column).max(initial=0.0))
-        if largest > float(np.finfo(np.float32).max):
-            raise ValueError(f"column '{label}': {largest:g} is beyond float32; rescale the column")
-        spread = float(column.std()) if len(column) else 0.0
-        step = float(np.spacing(np.float32(largest)))
-        if spread > 0 and step > 1e-2 * spread:
-            raise ValueError(
-                f"column '{label}': near {largest:g} float32 goes in steps of {step:.2g}, and the standard "
-                f"deviation of the column is {spread:.2g}; subtract an offset from it"
-            )
-    return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def _positions(source: Source, option: str, names: Sequence[str], labels: list[str], owner: str) -> list[int]:
@@ -246,36 +205,6 @@ def _map(scale: Bijector, count: int, total: int, logs: list[int]) -> Bijector:
     if total > count:
         scale = Columns(range(count), scale)
     return Compose(Columns(logs, Log()), scale) if logs else scale
-
-
-def _text(column: np.ndarray) -> list[str]:
-    """Text as str, whether the file holds str or bytes (HDF5)."""
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in column.tolist()]
-
-
-def _factorise(column: np.ndarray, name: str) -> Tensor:
-    """Labels as 0, 1, ..., in sorted order, so that a split does not depend on the order of the rows."""
-    import pandas as pd
-
-    empty = int(pd.isna(column).sum())
-    if empty:
-        raise ValueError(f"group column '{name}': {empty} of {len(column)} rows have no value")
-    labels = column if column.dtype.kind in "biuf" else np.array(_text(column))
-    return torch.from_numpy(np.unique(labels, return_inverse=True)[1]).long()
-
-
-def _parts(column: np.ndarray, name: str) -> Tensor:
-    """The official split as 0, 1, 2."""
-    if column.dtype.kind in "biuf":
-        texts = [f"{value:g}" for value in column.astype(float).tolist()]
-    else:
-        texts = [text.strip().lower() for text in _text(column)]
-    unknown = sorted(set(texts) - set(_PARTS))
-    if unknown:
-        raise ValueError(
-            f"split column '{name}' must hold 0, 1, 2 or train, validation, test; it also has {', '.join(unknown[:5])}"
-        )
-    return torch.tensor([_PARTS[text] for text in texts])
 
 
 def _once(context: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor | None]:

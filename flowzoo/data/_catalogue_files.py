@@ -1,0 +1,272 @@
+"""Files of a catalogue: the particles of each galaxy, and a table of parameters with a row for each.
+
+A galaxy is called by the text of its id. Whole numbers are the same id however they are written (7, 7.0, 007), because
+a CSV file forgets how they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flowzoo.config import ConfigError
+from flowzoo.data._readers import ENDINGS, Source, expanded, open_table
+from flowzoo.data._values import numbers, numeric, texts
+
+
+class Galaxy(NamedTuple):
+    """The particles of one galaxy, as its file has them."""
+
+    id: str
+    file: str
+    rows: np.ndarray  # (n,) their rows in that file
+    labels: tuple[str, ...]  # the columns of the event
+    columns: dict[str, np.ndarray]  # (n,) each, these and whatever else was asked for
+
+    @property
+    def called(self) -> str:
+        """How a message calls it."""
+        return _called(self.id, self.file)
+
+
+# -- ids
+
+
+def as_ids(column: np.ndarray, name: str, path: str) -> list[str]:
+    """A column of ids as text; 7.0 is 7.
+
+    Raises:
+        ValueError: if a row has none.
+    """
+    import pandas as pd
+
+    empty = int(pd.isna(column).sum())
+    if empty:
+        raise ValueError(f"{path}: {empty} of {len(column)} rows have no '{name}'")
+    if column.dtype.kind == "f" and bool((np.isfinite(column) & (column == np.round(column))).all()):
+        column = column.astype(np.int64)
+    return [text.strip() for text in texts(column)]
+
+
+def key(galaxy: str) -> str:
+    """What two ids have in common that mean the same galaxy."""
+    return str(int(galaxy)) if _whole(galaxy) else galaxy
+
+
+def in_order(galaxies: Sequence[str]) -> list[str]:
+    """Sorted: whole numbers by value, then text; the same however the files were found."""
+    return sorted(galaxies, key=lambda g: (not _whole(g), int(g) if _whole(g) else 0, g))
+
+
+def _whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal() and text.isascii()
+
+
+def _called(galaxy: str, path: str) -> str:
+    return f"galaxy '{galaxy}' ({path})"
+
+
+# -- columns with names of their own
+
+
+@contextmanager
+def open_named(path: str, names: Sequence[str]) -> Iterator[Source]:
+    """As ``open_table``, with the names of the columns of its 2-D array.
+
+    Args:
+        path: the file.
+        names: one per column of the only 2-D array that has so many; or the one name of an array of the file that
+            holds them. None: the file's own names.
+
+    Raises:
+        ConfigError: if there is no such array, or several.
+    """
+    with open_table(path) as source:
+        yield Source(path, _named(source.arrays, names, path)) if names else source
+
+
+def _named(arrays: Mapping[str, Any], names: Sequence[str], path: str) -> dict[str, Any]:
+    """The arrays by name, the 2-D one by its columns too."""
+    names = list(names)
+    if len(names) == 1 and names[0] in arrays and np.ndim(arrays[names[0]]) == 1:
+        names = texts(np.asarray(arrays[names[0]]))
+    found = {name: np.asarray(arrays[name]) for name in arrays}
+    fitting = [name for name, array in found.items() if array.ndim == 2 and array.shape[1] == len(names)]
+    if len(fitting) != 1:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in found.items() if array.ndim == 2) or "none"
+        raise ConfigError(
+            f"{path}: {len(names)} names of columns ({', '.join(names[:3])}, ...) need one 2-D array with as many "
+            f"columns; the 2-D arrays are {shapes}"
+        )
+    for name in names:
+        if name in found or names.count(name) > 1:
+            raise ConfigError(f"{path}: '{name}' would be the name of two columns; give another")
+    array = found[fitting[0]]
+    return found | {name: array[:, i] for i, name in enumerate(names)}
+
+
+# -- particles
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Where the particles are.
+
+    Args:
+        path: a folder with a file for each galaxy, called by its id; or one file.
+        group: of one file, the column that says which galaxy a row belongs to.
+        names: as ``open_named``.
+        besides: files in the folder that are no galaxies.
+    """
+
+    path: str
+    group: str = ""
+    names: Sequence[str] = ()
+    besides: Sequence[str] = ()
+
+    def read(self, x: Sequence[str], others: Sequence[str]) -> Iterator[Galaxy]:
+        """One galaxy after another, in the order of their ids.
+
+        Args:
+            x: columns of the event; a 2-D array is as many.
+            others: single columns that are needed too.
+
+        Raises:
+            FileNotFoundError: if there is no such file or folder, or no galaxy in it.
+            ConfigError, ValueError: naming file and galaxy.
+        """
+        place = expanded(self.path)
+        if not place.is_dir():
+            return self._of_file(x, others)
+        if self.group:
+            raise ConfigError(f"group is of one file; in the folder {self.path} every file is a galaxy")
+        return self._of_folder(place, x, others)
+
+    def _of_folder(self, folder: Path, x: Sequence[str], others: Sequence[str]) -> Iterator[Galaxy]:
+        besides = {expanded(path).resolve() for path in self.besides}
+        files: dict[str, Path] = {}
+        for file in sorted(folder.iterdir()):
+            if file.suffix.lower() not in ENDINGS or file.name.startswith(".") or file.resolve() in besides:
+                continue
+            same = [other for galaxy, other in files.items() if key(galaxy) == key(file.stem)]
+            if same:
+                raise ValueError(f"galaxy '{file.stem}' has two files in {self.path}: {same[0].name} and {file.name}")
+            files[file.stem] = file
+        if not files:
+            raise FileNotFoundError(f"no galaxy in {self.path}: it has no file that ends in {', '.join(ENDINGS)}")
+        first: tuple[str, ...] = ()
+        for galaxy in in_order(list(files)):
+            path = str(files[galaxy])
+            with _about(galaxy, path), open_named(path, self.names) as source:
+                labels, columns = _columns(source, x, others)
+                count = len(columns[labels[0]])
+                if not count:
+                    raise ValueError("the file has no rows")
+                if first and labels != first:
+                    raise ValueError(f"x has {len(labels)} columns here, and {len(first)} in the first galaxy")
+            first = labels
+            yield Galaxy(galaxy, path, np.arange(count), labels, columns)
+
+    def _of_file(self, x: Sequence[str], others: Sequence[str]) -> Iterator[Galaxy]:
+        with open_named(self.path, self.names) as source:
+            if not self.group:
+                raise ConfigError(
+                    f"{self.path} is one file: give `group`, the column that says which galaxy a row belongs to (or "
+                    "as path a folder with a file for each galaxy)"
+                )
+            labels, columns = _columns(source, x, others)
+            group = source.column(self.group)
+        if not len(group):
+            raise ValueError(f"{self.path} has no rows")
+        rows = _rows_of(group, self.group, self.path)
+        for galaxy in in_order(list(rows)):
+            chosen = rows[galaxy]
+            own = {label: column[chosen] for label, column in columns.items()}
+            index = np.arange(chosen.start, chosen.stop) if isinstance(chosen, slice) else chosen
+            yield Galaxy(galaxy, self.path, index, labels, own)
+
+
+def _columns(source: Source, x: Sequence[str], others: Sequence[str]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Labels of the event's columns, and all columns by label; numbers every one."""
+    event = source.columns(x)
+    found = event | {name: source.column(name) for name in others if name not in event}
+    return tuple(event), {label: numeric(column, label) for label, column in found.items()}
+
+
+def _rows_of(group: np.ndarray, name: str, path: str) -> dict[str, Any]:
+    """Rows of each galaxy: a slice where they stand together (and its columns are views), else their numbers."""
+    starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    ends = np.r_[starts[1:], len(group)]
+    runs = as_ids(group[starts], name, path)
+    codes: dict[str, int] = {}
+    code_of_run = np.array([codes.setdefault(run, len(codes)) for run in runs])
+    spelt: dict[str, str] = {}
+    for galaxy in codes:
+        if (other := spelt.setdefault(key(galaxy), galaxy)) != galaxy:
+            raise ValueError(f"{path}: '{other}' and '{galaxy}' in '{name}' are the same galaxy; write its id one way")
+    if len(codes) == len(runs):
+        return {run: slice(int(a), int(b)) for run, a, b in zip(runs, starts, ends, strict=True)}
+    code = np.repeat(code_of_run, ends - starts)
+    order = np.argsort(code, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(code))[:-1])
+    return dict(zip(codes, parts, strict=True))
+
+
+@contextmanager
+def _about(galaxy: str, path: str) -> Iterator[None]:
+    """Errors inside say which galaxy they are about, and which file if they do not."""
+    try:
+        yield
+    except ValueError as error:
+        what = f"galaxy '{galaxy}'" if path in str(error) else _called(galaxy, path)
+        raise type(error)(f"{what}: {error}") from None
+
+
+# -- parameters
+
+
+def read_parameters(
+    path: str, names: Sequence[str], id: str, context: Sequence[str], galaxies: Sequence[tuple[str, str]]
+) -> tuple[list[str], np.ndarray]:
+    """Columns of a table that has a row for each galaxy: their labels, and ``(G, C)`` float64.
+
+    Args:
+        path: the table.
+        names: as ``open_named``.
+        id: column of ids; ``""`` is the column ``id`` if there is one, else galaxy i has row i, counted from 0.
+        context: columns to read.
+        galaxies: id and file of each.
+
+    Raises:
+        ConfigError, ValueError: naming file and galaxy, for one that has no row or two, or a value that is no number.
+    """
+    with open_named(path, names) as source:
+        columns = {label: numbers(column, label) for label, column in source.columns(context).items()}
+        ids = id or ("id" if "id" in source.arrays else "")
+        rows = len(next(iter(columns.values())))
+        where = {str(i): i for i in range(rows)}
+        if ids:
+            found = [key(galaxy) for galaxy in as_ids(source.column(ids), ids, path)]
+            where = {galaxy: i for i, galaxy in enumerate(found)}
+            twice = next((g for i, g in enumerate(found) if where[g] != i), None)
+            if twice is not None:
+                raise ValueError(
+                    f"{path}: galaxy '{twice}' has {found.count(twice)} rows in column '{ids}'; one is needed"
+                )
+    for galaxy, file in galaxies:
+        if key(galaxy) not in where:
+            how = f"'{ids}' has none such" if ids else f"{rows} rows, galaxy i in row i; give the column of ids as `id`"
+            raise ValueError(f"{path}: no row for {_called(galaxy, file)}: {how}")
+    chosen = [where[key(galaxy)] for galaxy, _ in galaxies]
+    for label, column in columns.items():
+        for (galaxy, file), value in zip(galaxies, column[chosen], strict=True):
+            if not np.isfinite(value):
+                raise ValueError(
+                    f"{path}: '{label}' of {_called(galaxy, file)} is {value:g}; every galaxy needs a number"
+                )
+    return list(columns), np.stack([column[chosen] for column in columns.values()], 1)
