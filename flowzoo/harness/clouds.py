@@ -91,6 +91,8 @@ def _one_cloud(splits: Splits, group: Tensor, count: int, draws: int) -> RealClo
 def _population(splits: Splits) -> tuple[Tensor, Tensor]:
     """Real events of many groups of all three parts, and a context of each."""
     data, device = splits.data, splits.test.x.device
+    if data.levels is not None:  # raw integers are not what is drawn
+        return torch.zeros(0, 0, data.event_shape.numel(), device=device), splits.test.contexts[:0]
     assert data.groups is not None
     assert data.context_index is not None
     assert data.context is not None

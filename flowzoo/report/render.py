@@ -27,6 +27,7 @@ SEEDS = "± seeds: standard error of the mean over seeds"
 _NEEDLESS = re.compile("are of images|pixels are too few")
 _SELF_EVIDENT = {"nll_nats", "nll_per_dim", "bits_per_dim"}  # or said by the legend
 _LEAST = (
+    *("coverage", "PQMass", "correlation", "KS", "MMD²"),
     *("scattering", "bispectrum", "Minkowski", "peaks", "pixel W1", "P(k) std R²", "class accuracy"),
     *("NLL/dim", "params", "train", "draws", "± seeds", "SW (floor)", "context use", "excess", "bits/dim"),
 )

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from flowzoo.config import ConfigError
-from flowzoo.metrics import Evaluation, NotComputed, configure
+from flowzoo.metrics import Clouds, configure
 from flowzoo.metrics.sw import sliced_wasserstein
 from flowzoo.seeding import generator
 
@@ -73,32 +73,27 @@ def test_single_precision_does_not_drift():
 # -- the metric -----------------------------------------------------------------------------------------------------
 
 
-def evaluation(x, samples, seed=0, **changes):
-    values = {
-        "x": x,
-        "context": torch.zeros(len(x), 1),
-        "groups": torch.arange(len(x)),
-        "scale": torch.ones(1),
-        "log_prob": None,
-        "scores": torch.zeros(len(x)),
-        "samples": samples,
-        "samples_missing": "",
-        "true_scores": None,
-        "step": None,
-        "generator": generator(seed, "metrics"),
-    }
-    return Evaluation(**values | changes)
+@pytest.fixture
+def sw(fields):
+    """Of halves of real and drawn points, ``(K, 2, m, D)`` each."""
+
+    def of(real, drawn, seed=0, **options):
+        none = torch.zeros(0)
+        clouds = Clouds(real, drawn, torch.arange(len(real)), none, none, none)
+        evaluation = fields.evaluation(torch.zeros(1, 2, 1), None, seed, clouds=clouds)
+        return configure("sw", {"num_projections": 64} | options)(evaluation)
+
+    return of
 
 
-def sw(*args, options=None, **changes):
-    return configure("sw", options or {"num_projections": 64})(evaluation(*args, **changes))
+def halves(count, columns, name):
+    return normal(2 * count, columns, name).reshape(1, 2, count, columns)
 
 
-def test_flow_without_fault_is_near_the_floor_neither_above_nor_below():
+def test_flow_without_fault_is_near_the_floor_neither_above_nor_below(sw):
     ratios = []
     for seed in range(12):
-        real, drawn = normal(600, 3, f"real{seed}"), normal(600, 3, f"drawn{seed}")
-        found = sw(real, drawn, seed)
+        found = sw(halves(300, 3, f"real{seed}"), halves(300, 3, f"drawn{seed}"))
         ratios.append(found["sw"] / found["sw_floor"])
     mean = sum(ratios) / len(ratios)
     spread = (sum((r - mean) ** 2 for r in ratios) / (len(ratios) - 1)) ** 0.5
@@ -106,66 +101,30 @@ def test_flow_without_fault_is_near_the_floor_neither_above_nor_below():
     assert mean == pytest.approx(1, abs=0.2)
 
 
-def test_wrong_flow_is_far_from_the_floor():
-    found = sw(normal(600, 3, "a"), 2 * normal(600, 3, "b"))
+def test_wrong_flow_is_far_from_the_floor(sw):
+    found = sw(halves(300, 3, "a"), 2 * halves(300, 3, "b"))
     assert found["sw"] > 5 * found["sw_floor"]
 
 
-def test_flow_that_repeats_the_test_events_is_not_below_the_floor():
-    # draws are compared with the other half, so copies gain nothing
-    x = normal(600, 3)
-    found = sw(x, x)
-    assert found["sw"] == pytest.approx(found["sw_floor"])
+def test_shift_of_the_draws_is_their_distance_in_training_spreads(sw):
+    found = sw(halves(4000, 1, "a"), halves(4000, 1, "b") + 1.5)
+    assert found["sw"] == pytest.approx(1.5, abs=0.05)
+    assert found["sw_floor"] < 0.05
 
 
-def test_unit_is_the_training_spread():
-    x, drawn = normal(400, 2, "a"), normal(400, 2, "b")
-    scale = torch.tensor([3.0, 100.0]).double()
-    plain, scaled = sw(x, drawn), sw(x * scale, drawn * scale, scale=scale)
-    assert scaled == pytest.approx(plain)
+def test_directions_are_the_same_for_every_model_and_cell(sw):
+    real, drawn = halves(50, 2, "a"), halves(50, 2, "b")
+    assert sw(real, drawn, seed=1)["sw"] == sw(real, drawn, seed=2)["sw"]
+    # The sign of a direction does not matter, nor that of all points.
+    assert sw(-real, -drawn)["sw"] == pytest.approx(sw(real, drawn)["sw"])
 
 
-def test_groups_are_not_torn_apart():
-    # each group is one point: were its events in both halves, the floor would be near zero
-    groups = torch.arange(400) // 40
-    x = normal(10, 2)[groups]
-    assert sw(x, x, groups=groups)["sw_floor"] > 0.1
-
-
-def test_images_are_flattened_and_scaled_per_channel():
-    x, drawn = normal(200, 8, "a"), normal(200, 8, "b")
-    scale = torch.tensor([2.0, 50.0]).double()[:, None, None]
-    shaped = [t.reshape(200, 2, 2, 2) * scale for t in (x, drawn)]
-    assert sw(*shaped, scale=scale) == pytest.approx(sw(x, drawn))
-
-
-def test_fewer_draws_are_compared_with_as_many_events():
-    x, drawn = normal(500, 2, "a"), normal(200, 2, "b")
-    assert sw(x, drawn) == sw(x[:200], drawn)
-
-
-def test_events_beyond_the_limit_are_left_out():
-    x, drawn = normal(400, 2, "a"), normal(400, 2, "b")
-    limited = sw(x, drawn, options={"num_projections": 64, "max_events": 20})
-    assert limited["sw_floor"] > sw(x, drawn)["sw_floor"]
-
-
-def test_generator_repeats():
-    x, drawn = normal(100, 2, "a"), normal(100, 2, "b")
-    assert sw(x, drawn, seed=1) == sw(x, drawn, seed=1)
-    assert sw(x, drawn, seed=1) != sw(x, drawn, seed=2)
-
-
-def test_what_cannot_be_computed_has_its_reason():
-    x = normal(10, 2)
-    with pytest.raises(NotComputed, match=r"^it takes 784 passes$"):
-        sw(x, None, samples_missing="it takes 784 passes")
-    drawn = x.clone()
-    drawn[3, 0], drawn[4, 1] = math.nan, math.inf
-    with pytest.raises(NotComputed, match=r"^2 of 10 draws are not finite$"):
-        sw(x, drawn)
-    with pytest.raises(NotComputed, match=r"^one test group: no second half to compare with$"):
-        sw(x, x, groups=torch.zeros(10))
+def test_five_hundred_directions_leave_little_noise():
+    few, many = configure("sw", {}), configure("sw", {"num_projections": 20_000})
+    assert few.num_projections == 500
+    a, b = normal(400, 5, "a"), 1.5 * normal(400, 5, "b")
+    values = [float(sliced_wasserstein(a, b, directions(5, c.num_projections))) for c in (few, many)]
+    assert values[0] == pytest.approx(values[1], rel=0.01)
 
 
 def test_unknown_option_is_named():

@@ -312,3 +312,36 @@ def test_no_cells_are_said_to_be_none():
     assert to_markdown(empty).strip() == ""
     assert to_latex(empty) == ""
     assert to_csv(empty).startswith("dataset,model,seeds")
+
+
+POINTS = {"c2st": 0.5312, "c2st_floor": 0.4987, "mmd": 0.00123, "mmd_floor": -0.000214, "coverage": 0.9712}
+
+
+def test_point_statistics_have_a_block_of_their_own():
+    table = make_table([cell("maf", SHARED, **POINTS), cell("nsf", SHARED - 1)])
+    _, block = blocks(table)
+    assert block.title == "maps, point statistics"
+    assert block.headings == ["model", "C2ST (floor)", "MMD² (floor)", "coverage (floor)"]
+    assert block.rows[0] == ["maf", "0.531 (0.499)", "0.0012 (-0.00021)", "0.97"]
+    assert "boosted trees" in " ".join(block.legend)
+
+
+def test_point_statistics_fit_into_120_characters():
+    widest = {"c2st": 0.5, "mmd": -1.2e-4, "ks": 0.058, "correlation_error": 0.042}
+    widest |= {"pqm_chi2": 0.99, "coverage": 0.97}
+    table = make_table([cell("normflows-nsf", SHARED, **widest, **{f"{k}_floor": v for k, v in widest.items()})])
+    text = terminal(table)
+    for shown in blocks(table)[1].rows[0]:
+        assert shown in text
+    assert "-0.00012 (-0.00012)" in text
+
+
+def test_no_point_statistics_leave_no_block_and_no_footnote():
+    columns = "sw mmd mmd_floor energy c2st c2st_floor coverage"
+    (block,) = blocks(make_table([cell("maf", SHARED, drop=columns), cell("nsf", SHARED, drop=columns)]))
+    assert block.reasons == ["SW (floor): it was not asked for"]
+
+
+def test_model_without_point_statistics_beside_one_that_has_them_has_its_reason():
+    table = make_table([cell("maf", SHARED, **POINTS), cell("nsf", SHARED, **POINTS, drop="c2st c2st_floor")])
+    assert blocks(table)[1].reasons == ["C2ST of nsf: it was not asked for"]
