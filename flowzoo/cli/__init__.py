@@ -8,6 +8,8 @@ import sys
 import typer
 
 from flowzoo.cli._common import INTERRUPTED, USAGE
+from flowzoo.cli.drawing import density, sample
+from flowzoo.cli.embedding import embed
 from flowzoo.cli.lists import datasets, metrics, models
 from flowzoo.cli.training import bench, evaluate, fit
 
@@ -19,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (bench, fit, evaluate, models, datasets, metrics):
+for command in (bench, fit, evaluate, sample, density, embed, models, datasets, metrics):
     app.command()(command)
 
 

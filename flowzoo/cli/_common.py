@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,7 @@ def settings_of(
     minutes: float | None,
     device: str | None,
     out: Path | None,
+    sections: Mapping[str, type] | None = None,
 ) -> Settings:
     from flowzoo.harness.plan import BenchConfig
     from flowzoo.harness.settings import read
@@ -49,7 +51,7 @@ def settings_of(
         models=models,
         data=data,
         sets=[*(sets or []), *extra],
-        sections={"train": FitConfig, "bench": BenchConfig},
+        sections={"train": FitConfig, "bench": BenchConfig, **(sections or {})},
         default_data="digits",
     )
     if out is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,30 +17,47 @@ from flowzoo.data._readers import Source, open_table
 Parts = Iterable[Sequence[np.ndarray]]
 
 
-class Rows(Protocol):
-    """An open table."""
+@dataclass(frozen=True)
+class Rows:
+    """An open table of a format that has no rows to seek (.npz, .csv): each column is read once, whole."""
 
     path: Path
+    source: Source
 
     def names(self) -> list[str]:
         """Its columns, for messages; a 2-D array is one name here."""
-        ...
+        return [str(name) for name in self.source.arrays]
 
     def has(self, name: str) -> bool:
         """Whether this is a column; of a 2-D array ``mag`` the columns are ``mag[0]``, ``mag[1]``, ..."""
-        ...
+        if name in self.source.arrays:
+            return True  # of whatever shape: reading it says what is wrong with that
+        try:
+            return len(self.source.columns([name])) == 1
+        except ConfigError:
+            return False
 
     def count(self, names: Sequence[str]) -> int:
         """How many rows these columns have."""
-        ...
+        return len(self._column(names[0]))
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Of a column; text is an object."""
-        ...
+        """Of a column; text is an object, where the format has no width."""
+        return self._column(name).dtype
 
     def parts(self, names: Sequence[str], size: int) -> Iterator[list[np.ndarray]]:
-        """These columns, so many rows at a time, in order."""
-        ...
+        """These columns, at most so many rows at a time, in order."""
+        columns = [self._column(name) for name in names]
+        for start in range(0, len(columns[0]), size):
+            yield [column[start : start + size] for column in columns]
+
+    def _column(self, name: str) -> np.ndarray:
+        try:
+            return self.source.column(name)
+        except ConfigError:
+            raise
+        except ValueError as error:  # a damaged member of an archive
+            raise ConfigError(str(error)) from None
 
 
 @contextmanager
@@ -52,29 +69,23 @@ def open_rows(path: str | Path) -> Iterator[Rows]:
         ConfigError: for an ending that is not known, or a file that is not what its ending says.
         MissingDependency: if the package that reads this ending is not installed.
     """
-    try:
-        opened = open_table(str(path))
-        source = opened.__enter__()
-    except OSError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    try:
-        match Path(path).suffix.lower():
+    file = Path(path).expanduser()
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(open_table(str(file)))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        match file.suffix.lower():
             case ".h5" | ".hdf5":
                 import h5py
 
-                with h5py.File(source.path, "r") as file:
-                    yield _Hdf5(Path(path), source, file)
+                yield _Hdf5(file, source, stack.enter_context(h5py.File(file, "r")))
             case ".parquet":
                 import pyarrow.parquet as parquet
 
-                with parquet.ParquetFile(source.path) as file:
-                    yield _Parquet(Path(path), source, file)
+                yield _Parquet(file, source, stack.enter_context(parquet.ParquetFile(file)))
             case _:
-                yield _Whole(Path(path), source)
-    finally:
-        opened.__exit__(None, None, None)
+                yield Rows(file, source)
 
 
 def require(rows: Rows, names: Sequence[str], why: str) -> None:
@@ -110,40 +121,7 @@ def rebatched(parts: Parts, size: int) -> Iterator[list[np.ndarray]]:
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """A format that has no rows to seek: each column is read once, whole."""
-
-    path: Path
-    source: Source
-
-    def names(self) -> list[str]:
-        return [str(name) for name in self.source.arrays]
-
-    def has(self, name: str) -> bool:
-        try:
-            return len(self.source.columns([name])) == 1
-        except ConfigError:
-            return False
-
-    def count(self, names: Sequence[str]) -> int:
-        return len(self.source.column(names[0]))
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        return self.source.column(name).dtype
-
-    def parts(self, names: Sequence[str], size: int) -> Iterator[list[np.ndarray]]:
-        try:
-            columns = [self.source.column(name) for name in names]
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        for start in range(0, self.count(names), size):
-            yield [column[start : start + size] for column in columns]
-
-
-@dataclass(frozen=True)
-class _Hdf5(_Whole):
+class _Hdf5(Rows):
     """Slices of the datasets."""
 
     file: Any
@@ -193,7 +171,7 @@ class _Hdf5(_Whole):
 
 
 @dataclass(frozen=True)
-class _Parquet(_Whole):
+class _Parquet(Rows):
     """Batches of the row groups."""
 
     file: Any

@@ -161,7 +161,9 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
         seed=cell.seed,
         columns={
             "names": list(splits.data.names),
+            "units": list(splits.data.units),
             "context_names": list(splits.data.context_names),
+            "context_units": list(splits.data.context_units),
             "notes": list(splits.data.notes),
         },
         fit={"status": result.status, "reason": result.reason, "history": result.history},

@@ -33,6 +33,7 @@ class Settings:
     train: Options = field(default_factory=dict)
     tune: Options = field(default_factory=dict)
     bench: Options = field(default_factory=dict)
+    embed: Options = field(default_factory=dict)
 
 
 def read(
@@ -55,7 +56,7 @@ def read(
         data: the same for datasets.
         sets: ``key=value``, the value in YAML, later ones winning. The key is an option after ``data.`` or
             ``model.`` (every chosen one that has it), the name of one of these, or the name of a section.
-        sections: which of ``train``, ``tune`` and ``bench`` there are, with the dataclass of their options.
+        sections: which of ``train``, ``tune``, ``bench`` and ``embed`` there are, with the dataclass of their options.
         default_models: as ``models``, where neither that nor the file names any.
         default_data: the same for datasets.
 
@@ -86,7 +87,7 @@ def read(
 def dump(settings: Settings) -> str:
     """Settings as the text of a config file, which ``read`` takes back to equal settings."""
     data = [{"name": name, **options} for name, options in settings.datasets]
-    sections = {name: getattr(settings, name) for name in ("train", "tune", "bench")}
+    sections = {name: getattr(settings, name) for name in ("train", "tune", "bench", "embed")}
     content = {"data": data, "models": settings.models, **{k: v for k, v in sections.items() if v}}
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
 

@@ -1,0 +1,124 @@
+"""``flowzoo sample`` and ``density``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowzoo.cli._common import INTERRUPTED, print_table
+
+Run = Annotated[Path, typer.Argument(help="A flow that fit or bench wrote, or the directory of a bench.")]
+Model = Annotated[
+    str | None, typer.Option(help="Of a directory, the flow of this model. [default: lowest validation NLL]")
+]
+Chunk = Annotated[int, typer.Option(help="Rows at a time; the result does not depend on it.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Threads = Annotated[int, typer.Option(help="Of torch on the CPU.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
+SHOWN = 30  # galaxies whose means are printed
+
+
+def sample(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="Table to write: .h5 or .parquet in bounded memory, .csv, .npz (whole).")],
+    galaxies: Annotated[
+        Path | None,
+        typer.Option(help="Table with the columns of the context. [default: the data that the flow was trained on]"),
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Particles of each galaxy.")] = None,
+    count: Annotated[str | None, typer.Option(help="Or the column of --galaxies that says how many.")] = None,
+    part: Annotated[str, typer.Option(help="Without --galaxies: test, validation, train or all.")] = "test",
+    model: Model = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="The column of ids. [default: id, or the number of the row]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    chunk: Chunk = 2**16,
+    device: Device = "auto",
+    threads: Threads = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw particles for galaxies, of a table or of the data that the flow was trained on, and write them."""
+    from flowzoo.harness.drawing import sample_catalogue
+
+    with _until_stopped():
+        done = sample_catalogue(
+            run,
+            out,
+            galaxies=galaxies,
+            n=n,
+            count=count,
+            part=part,
+            model=model,
+            id_column=id_column,
+            seed=seed,
+            chunk=chunk,
+            device=device,
+            threads=threads,
+            overwrite=overwrite,
+            warn=_warn,
+        )
+    typer.echo(done.flow)
+    typer.echo(f"{done.path}: {done.rows} particles of {done.galaxies} galaxies")
+
+
+def density(
+    run: Run,
+    file: Annotated[Path, typer.Option(help="Particles: .h5, .parquet, .npz or .csv, columns by name.")],
+    out: Annotated[Path, typer.Option(help="Table to write: .csv, .npz, .h5 or .parquet.")],
+    galaxies: Annotated[
+        Path | None, typer.Option(help="Table of contexts, joined by id. [default: the contexts are columns of --file]")
+    ] = None,
+    model: Model = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="The column of ids. [default: id, if there is one]")
+    ] = None,
+    chunk: Chunk = 2**16,
+    device: Device = "auto",
+    threads: Threads = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write log p of each particle of a file, in nats, over the units of its columns."""
+    from flowzoo.harness.scoring import score_file
+
+    with _until_stopped():
+        done = score_file(
+            run,
+            file,
+            out,
+            galaxies=galaxies,
+            model=model,
+            id_column=id_column,
+            chunk=chunk,
+            device=device,
+            threads=threads,
+            overwrite=overwrite,
+            warn=_warn,
+        )
+    typer.echo(done.flow)
+    if done.galaxies:
+        shown = list(done.galaxies.items())[:SHOWN]
+        print_table(["galaxy", "particles", "mean log p (nats)"], [[k, str(n), f"{m:.4f}"] for k, (n, m) in shown])
+        if len(done.galaxies) > SHOWN:
+            typer.echo(f"and {len(done.galaxies) - SHOWN} galaxies more")
+    scored = done.rows - done.missing - done.outside
+    typer.echo(f"{done.path}: {done.rows} particles; mean log p {done.mean:.4f} nats over {scored} of them")
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)
+
+
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Ctrl-C ends the command with nothing written: unlike a bench, it does not go on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was written", err=True)
+        sys.exit(INTERRUPTED)

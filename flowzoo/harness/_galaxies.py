@@ -1,0 +1,275 @@
+"""Galaxies to draw for: ids, contexts and counts, from a table or from the data that a flow was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from flowzoo import config as configs
+from flowzoo.bijectors import Identity
+from flowzoo.config import ConfigError
+from flowzoo.harness._rows import Rows, open_rows, require
+from flowzoo.harness._trained import Trained
+from flowzoo.harness.plan import BenchConfig, Source, open_sources
+
+PARTS = ("test", "validation", "train", "all")
+FAR = 5.0  # training spreads
+
+
+@dataclass(frozen=True)
+class Galaxies:
+    """What is drawn for.
+
+    Args:
+        ids: ``(G,)``, all different, integers or text.
+        contexts: ``(G, *context)``, as the flow takes them.
+        counts: ``(G,)`` events of each.
+        id_name: what the column of ids is called.
+    """
+
+    ids: np.ndarray
+    contexts: Tensor
+    counts: np.ndarray
+    id_name: str = "id"
+
+
+def from_table(
+    path: str | Path,
+    trained: Trained,
+    *,
+    id_column: str | None = None,
+    n: int | None = None,
+    count: str | None = None,
+) -> Galaxies:
+    """One galaxy per row of a table with the columns of the context; other columns are ignored.
+
+    Args:
+        path: .csv, .npz, .h5 or .parquet.
+        trained: whose context it is.
+        id_column: of the galaxies' ids; by default ``id`` if there is one, else the row, from 0.
+        n: events of each galaxy.
+        count: or the column that says how many; with neither, 0.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ConfigError: for columns that are missing or hold no numbers, ids that are missing or there twice, contexts
+            that are not finite; in one line.
+    """
+    names = trained.given_names()
+    with open_rows(path) as rows:
+        named = ((id_column, "--id"), (count, "--count"))
+        require(rows, names, f"the context of {trained.path.name}")
+        for name, option in named:
+            require(rows, [name] if name else [], option)
+        id_name = id_column or ("id" if rows.has("id") and "id" not in names else None)
+        every = [name for name in (*names, id_name, count) if name is not None]
+        if not every:
+            raise ConfigError(f"{path}: the flow has no context, so the galaxies need an id; name its column with --id")
+        total = rows.count(every)
+        if total == 0:
+            raise ConfigError(f"{path} has no rows; give a row for each galaxy")
+        found = dict(zip(every, next(rows.parts(every, total)), strict=True))
+    ids = unique_ids(found[id_name], f"{path}, column '{id_name}'") if id_name else np.arange(total)
+    context = np.zeros((total, 0))
+    if names:
+        context = np.stack([as_numbers(found[name], name, path) for name in names], 1)
+    contexts = cast(context, np.float32)
+    lost = ~np.isfinite(contexts)
+    if lost.any():
+        row, column = (int(k[0]) for k in np.nonzero(lost))
+        count_lost = int(lost.any(1).sum())
+        raise ConfigError(
+            f"{path}: galaxy {label(ids[row])} has {names[column]} = {context[row, column]:g}; {count_lost} of "
+            f"{total} galaxies have a context that is not finite in float32: leave them out, or fill them"
+        )
+    counts = np.full(total, n or 0)
+    if count is not None:
+        counts = as_counts(as_numbers(found[count], count, path), ids, f"{path}, column '{count}'")
+    return Galaxies(ids, torch.from_numpy(contexts), counts, id_name or "id")
+
+
+def from_training_data(trained: Trained, *, part: str = "test", n: int | None = None, id_name: str = "id") -> Galaxies:
+    """The galaxies of the data that a flow was trained on, split as then, each with the events that it has there.
+
+    Args:
+        trained: its metadata says which data.
+        part: ``test``, ``validation``, ``train`` or ``all``.
+        n: events of each galaxy, instead of its own number.
+        id_name: what the column of ids shall be called.
+
+    Raises:
+        ConfigError: if the data is not known, is gone or has changed, or a galaxy has several contexts.
+    """
+    if part not in PARTS:
+        raise ConfigError(f"--part must be one of {', '.join(PARTS)}; got '{part}'")
+    splits = source_of(trained).splits
+    chosen = [getattr(splits, name) for name in PARTS[:3] if part in (name, "all")]
+    groups = torch.cat([split.groups for split in chosen])
+    index = torch.cat([split.context_index for split in chosen])
+    labels, inverse, counts = torch.unique(groups, return_inverse=True, return_counts=True)
+    contexts = chosen[0].contexts
+    # Each row of contexts that a galaxy points to, once: there may be millions of events.
+    pairs = torch.unique(inverse * len(contexts) + index)
+    owner, row = pairs // len(contexts), pairs % len(contexts)
+    first = torch.empty(len(labels), dtype=torch.long)
+    first[owner] = row
+    torn = (contexts[first[owner]] != contexts[row]).flatten(1).any(1)
+    names = splits.data.group_names
+    ids = np.array([str(names[int(k)]) for k in labels]) if len(names) else labels.numpy()
+    if bool(torn.any()):
+        galaxy = ids[int(owner[torn.nonzero()[0, 0]])]
+        raise ConfigError(
+            f"{source_name(trained)}: galaxy {label(galaxy)} has events of several contexts; "
+            "give --galaxies, a table with one row for each context"
+        )
+    return Galaxies(ids, contexts[first], counts.numpy() if n is None else np.full(len(ids), n), id_name)
+
+
+def source_of(trained: Trained) -> Source:
+    """The data that a flow was trained on, split as then, on the host.
+
+    Raises:
+        ConfigError: if they are not known, gone or changed.
+    """
+    split = trained.meta.get("split", {})
+    known = {"split_seed": "seed", "fractions": "fractions", "folds": "folds"}
+    as_trained = {option: split[key] for option, key in known.items() if split.get(key) is not None}
+    options = dict(trained.meta.get("data", {}))
+    name = options.pop("name", None)
+    if name is None or (name == "data" and not options):
+        what = "does not say what it was trained on" if name is None else "was trained on data given in Python"
+        raise ConfigError(f"{trained.path} {what}; give --galaxies, a table of contexts")
+    bench = configs.make(BenchConfig, {**as_trained, "device": "cpu"}, "bench")
+    source = open_sources(name, options, bench)[split.get("fold") or 0]
+    expected = split.get("hash", source.splits.hash)
+    if expected != source.splits.hash:
+        raise ConfigError(
+            f"the data or its split changed since {trained.path} was trained ({expected}, now {source.splits.hash}); "
+            "give --galaxies, a table of contexts"
+        )
+    shape = source.splits.data.context_shape
+    if shape != trained.flow.context_shape:
+        raise ConfigError(f"{name}: contexts are {tuple(shape)}; the flow takes {tuple(trained.flow.context_shape)}")
+    return source
+
+
+def source_name(trained: Trained) -> str:
+    """What the data were called."""
+    return str(trained.meta.get("data", {}).get("name"))
+
+
+def check_contexts(galaxies: Galaxies, trained: Trained, warn: Callable[[str], None]) -> None:
+    """Refuse contexts that the fixed map cannot take, and warn of those far from the training's.
+
+    Raises:
+        ConfigError: naming a galaxy.
+    """
+    flow = trained.flow
+    if not flow.context_shape.numel() or isinstance(flow.context_map, Identity):
+        return
+    with torch.no_grad():
+        # Images in parts: a catalogue of them is larger than a device.
+        parts = galaxies.contexts.split(max(1, 2**24 // flow.context_shape.numel()))
+        mapped = [flow.context_map.to_latent(trained.on_device(p))[0].flatten(1).abs().amax(1).cpu() for p in parts]
+    largest = torch.cat(mapped)
+    lost = (~torch.isfinite(largest)).nonzero().flatten().tolist()
+    if lost:
+        raise ConfigError(
+            f"{len(lost)} of {len(largest)} galaxies, the first {label(galaxies.ids[lost[0]])}, have a context that "
+            "the flow cannot take (a logarithm of what is not positive, or beyond float32); leave them out"
+        )
+    far = (largest > FAR).nonzero().flatten().tolist()
+    if far:
+        worst = max(far, key=lambda k: float(largest[k]))
+        warn(
+            f"{len(far)} of {len(largest)} galaxies have contexts more than {FAR:g} training spreads from the mean of "
+            f"the training's, galaxy {label(galaxies.ids[worst])} {float(largest[worst]):.3g}: extrapolated"
+        )
+
+
+def as_numbers(column: np.ndarray, name: str, path: object) -> np.ndarray:
+    """A column as float64.
+
+    Raises:
+        ConfigError: if it holds no numbers.
+    """
+    if column.dtype.kind not in "biuf":
+        example = f", for example {column[0]!r}" if len(column) else ""
+        raise ConfigError(f"{path}: column '{name}' holds {column.dtype}{example}, where numbers are needed")
+    return column.astype(np.float64)
+
+
+def cast(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """Numbers as the flow takes them; what is too large becomes infinite, for the caller to refuse or count."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values.astype(dtype))
+
+
+def as_counts(column: np.ndarray, ids: np.ndarray, where: str) -> np.ndarray:
+    """Whole numbers of events.
+
+    Raises:
+        ConfigError: naming a galaxy whose number is none.
+    """
+    bad = ~(np.isfinite(column) & (column >= 0) & (column == np.round(column)))
+    if bad.any():
+        k = int(bad.nonzero()[0][0])
+        raise ConfigError(
+            f"{where}: galaxy {label(ids[k])} has {column[k]:g}, where a whole number of events is needed"
+        )
+    return column.astype(np.int64)
+
+
+def as_ids(column: np.ndarray) -> np.ndarray:
+    """Ids as integers or text; those of a float column that are whole numbers read like integers."""
+    if column.dtype.kind in "iu":
+        return column.astype(np.int64)
+    if column.dtype.kind == "f":
+        whole = np.isfinite(column) & (column == np.round(column))
+        if whole.all():
+            return column.astype(np.int64)
+        return np.where(whole, np.where(whole, column, 0).astype(np.int64).astype(str), column.astype(str))
+    if column.dtype.kind == "S":
+        return np.char.decode(column, "utf-8")
+    if column.dtype.kind == "O" and len(column) and isinstance(column[0], bytes):
+        return pd.Series(column).str.decode("utf-8").to_numpy(dtype=str)
+    return column.astype(str)
+
+
+def unique_ids(column: np.ndarray, where: str) -> np.ndarray:
+    """Ids of galaxies.
+
+    Raises:
+        ConfigError: if one is missing or there twice.
+    """
+    gone = np.flatnonzero(pd.isna(column))
+    if len(gone):
+        raise ConfigError(f"{where}: {len(gone)} of {len(column)} rows have no id, the first is row {gone[0]}")
+    ids = as_ids(column)
+    twice = np.flatnonzero(pd.Series(ids).duplicated())
+    if len(twice):
+        rows = np.flatnonzero(ids == ids[twice[0]])
+        raise ConfigError(
+            f"{where}: id {label(ids[twice[0]])} is there {len(rows)} times, in rows {rows[0]} and {rows[1]}"
+        )
+    return ids
+
+
+def label(galaxy: Any) -> str:
+    """An id in a message."""
+    return f"'{galaxy}'"
+
+
+def id_of(rows: Rows, asked: str | None, others: Sequence[str]) -> str | None:
+    """The column of ids of a file: the one asked for, else ``id`` if it is there and no column of the flow."""
+    if asked is not None:
+        require(rows, [asked], "--id")
+        return asked
+    return "id" if "id" not in others and rows.has("id") else None

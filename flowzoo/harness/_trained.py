@@ -1,0 +1,157 @@
+"""A trained flow from its file or from a run directory, and what its columns are called."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowzoo import checkpoint
+from flowzoo.config import ConfigError
+from flowzoo.flow import ConditionalFlow
+from flowzoo.registry import MODELS
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A flow over vectors, with names for what goes in and out.
+
+    Args:
+        flow: in evaluation mode.
+        path: its file.
+        meta: what was written with it.
+        note: which of several flows this is, and why; empty where there was one.
+        names: a name per column of an event.
+        units: as ``names``.
+        context_names: a name per column of the context; None if it is an image, or has one in it.
+        context_units: as ``context_names``.
+    """
+
+    flow: ConditionalFlow
+    path: Path
+    meta: dict[str, Any]
+    note: str
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    context_names: tuple[str, ...] | None
+    context_units: tuple[str, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what the flow draws, in a file."""
+        return np.dtype("float64" if self.meta["flow"]["dtype"] == "float64" else "float32")
+
+    @property
+    def written_names(self) -> tuple[str, ...]:
+        """What the columns of the context are called beside those of the events."""
+        return tuple(f"{n}_context" if n in self.names else n for n in self.context_names or ())
+
+    def on_device(self, values: Tensor) -> Tensor:
+        """Values as the flow takes them."""
+        like = next((t for t in self.flow.state_dict().values() if t.is_floating_point()), torch.empty(0))
+        return values.to(like.device, like.dtype)
+
+    def given_names(self) -> tuple[str, ...]:
+        """The columns of the context, for a table that must have them.
+
+        Raises:
+            ConfigError: if the context is no row of a table.
+        """
+        if self.context_names is None:
+            raise ConfigError(
+                f"{self.path}: the context {tuple(self.flow.context_shape)} is or holds an image, which is no row of a "
+                "table; draw for the data of the training (no --galaxies), or use the flow in Python: flowzoo.load"
+            )
+        return self.context_names
+
+
+def open_trained(run: str | Path, *, model: str | None = None, device: torch.device | str = "cpu") -> Trained:
+    """A flow from a file, or from a run directory the one with the lowest validation NLL, of the first fold.
+
+    Args:
+        run: a file that ``fit`` or ``bench`` wrote, or the directory of a bench.
+        model: take the best flow of this model.
+        device: where the flow will live.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+        CheckpointError: if the file is damaged.
+        ConfigError: if there is no such flow, or it is not over vectors.
+    """
+    run = Path(run)
+    path, note = _best(run, model) if run.is_dir() else (run, "")
+    flow, meta = checkpoint.load(path, device=device), checkpoint.read_meta(path)
+    own = meta["flow"]["model"]
+    if model is not None and MODELS.resolve(model) != own:
+        raise ConfigError(f"{path} is a flow of {own}, not of {model}; leave --model out")
+    if len(flow.event_shape) != 1:
+        shape = tuple(flow.event_shape)
+        raise ConfigError(
+            f"{path}: events are {shape}, which is no row of a table; use the flow in Python: flowzoo.load"
+        )
+    columns, width = meta.get("columns", {}), flow.event_shape[0]
+    names = columns.get("names", ())
+    context_names = columns.get("context_names", ())
+    known: tuple[str, ...] | None = tuple(context_names)
+    if len(flow.context_shape) != 1 or len(context_names) not in (0, flow.context_shape[0]):
+        known = None
+    elif not context_names:
+        known = tuple(f"c{i}" for i in range(flow.context_shape[0]))
+    return Trained(
+        flow=flow,
+        path=path,
+        meta=meta,
+        note=note,
+        names=tuple(names) if len(names) == width else tuple(f"x{i}" for i in range(width)),
+        units=_padded(columns.get("units", ()), width),
+        context_names=known,
+        context_units=_padded(columns.get("context_units", ()), len(known or ())),
+    )
+
+
+def _padded(units: list[str], width: int) -> tuple[str, ...]:
+    return tuple(units) if len(units) == width else ("",) * width
+
+
+def _best(run: Path, model: str | None) -> tuple[Path, str]:
+    """Of the first fold, the flow with the lowest validation NLL whose training ended well, and a line that says so."""
+    files = [p for p in sorted((run / "checkpoints").glob("*.safetensors")) if ".state." not in p.name]
+    if not files:
+        raise ConfigError(
+            f"{run} holds no trained flows (checkpoints/*.safetensors); give the directory of a bench, or a file of fit"
+        )
+    wanted = None if model is None else MODELS.resolve(model)
+    found: list[tuple[int, float, str, Path]] = []
+    models, datasets = set(), set()
+    for path in files:
+        meta = checkpoint.read_meta(path)
+        if "flow" not in meta or meta.get("fit", {}).get("status", "ok") != "ok":
+            continue
+        models.add(meta["flow"]["model"])
+        datasets.add(str(meta.get("data", {}).get("name")))
+        if wanted in (None, meta["flow"]["model"]):
+            found.append((meta.get("split", {}).get("fold") or 0, _validation(meta), meta["flow"]["model"], path))
+    if not found:
+        what = f"no flow of {wanted} whose training ended well" if wanted else "no flow whose training ended well"
+        raise ConfigError(f"{run} holds {what}; there are {', '.join(sorted(models)) or 'none'}")
+    if len(datasets) > 1:
+        raise ConfigError(
+            f"{run} holds flows of {', '.join(sorted(datasets))}, whose NLL do not compare; "
+            f"give one file, such as {found[0][3]}"
+        )
+    fold, nll, name, path = min(found)
+    # Other folds are validated on other galaxies.
+    rivals = sum(other[0] == fold for other in found)
+    which = f"{rivals} flows" + (f" of fold {fold}" if rivals < len(found) else "")
+    why = f"the lowest validation NLL ({nll:.4g} nats) of {which}" if math.isfinite(nll) else "no validation"
+    return path, f"{name} from {path.name}: {why}"
+
+
+def _validation(meta: dict[str, Any]) -> float:
+    """The lowest validation NLL of a training; infinite if it had none."""
+    return min((float(row["validation_nll"]) for row in meta.get("fit", {}).get("history", ())), default=math.inf)
