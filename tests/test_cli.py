@@ -17,6 +17,7 @@ import torch
 
 import flowzoo
 from flowzoo import cli, train
+from flowzoo.checkpoint import read_meta
 from flowzoo.models.maf import MAF
 from flowzoo.registry import DATASETS, MODELS
 
@@ -442,3 +443,13 @@ def test_help_names_every_command(run: Run) -> None:
 def test_script_is_the_main_that_is_tested_here() -> None:
     points = importlib.metadata.entry_points(group="console_scripts", name="flowzoo")
     assert [point.value for point in points] == ["flowzoo.cli:main"]
+
+
+def test_fit_takes_the_config_of_a_bench_with_folds_and_trains_on_one_split(run: Run) -> None:
+    Path("run.yaml").write_text(
+        "data: {name: two_moons, num_events: 300}\nmodels: {maf: {num_steps: 1, hidden_features: 8}}\n"
+        "train: {steps: 5}\nbench: {folds: 3}\n"
+    )
+    done = run("fit", "--model", "maf", "--config", "run.yaml", "--out", "flow.safetensors")
+    assert done.status == 0
+    assert read_meta("flow.safetensors")["split"]["fold"] is None

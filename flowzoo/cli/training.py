@@ -98,7 +98,8 @@ def fit(
     from flowzoo.distributed import joined
     from flowzoo.harness.single import fit_one
 
-    sets = [*(sets or []), "bench.baseline=false"]
+    # One flow, on one split: what a config says of folds is for a bench of it.
+    sets = [*(sets or []), "bench.baseline=false", "bench.folds=0"]
     with joined() as world:
         settings = settings_of(config, model, data, sets, str(seed), steps, minutes, device, None)
         cells = plan_of(settings)
