@@ -130,9 +130,9 @@ class ConditionalFlow(nn.Module):
 
     # -- what a user calls ----------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """The log-density; the training path, so that hooks, DDP and ``torch.compile`` see it. See ``log_prob``."""
-        x, context, batch = self._match(x, context, "x", self.event_shape)
+        x, context, batch = self._match(x, context, "x", self.event_shape, index)
 
         def score(x: Tensor, context: Tensor) -> tuple[Tensor]:
             z, log_det, c = self._encode(x, context)
@@ -140,12 +140,14 @@ class ConditionalFlow(nn.Module):
 
         return self._chunked(score, x, context)[0].reshape(batch)
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def log_prob(self, x: Tensor, context: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """log q(x | context) in nats per event, in data units.
 
         Args:
             x: ``(*B, *event)``; batch shapes broadcast against the context's.
             context: ``(*B, *context)``, or None for an unconditional flow.
+            index: ``(*B,)``, where events share contexts: then ``context`` is ``(G, *context)``, event i has row
+                ``index[i]`` of it, and an embedding network sees each row once.
 
         Returns:
             ``(*B,)``. A non-finite event gives a non-finite score, and spoils no other.
@@ -153,7 +155,7 @@ class ConditionalFlow(nn.Module):
         Raises:
             ValueError: if a shape does not end as the flow was built, or the batch shapes do not broadcast.
         """
-        return self(x, context)
+        return self(x, context, index)
 
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent, with the log|det| of that map, x_map included; shapes as in ``log_prob``."""
@@ -211,14 +213,15 @@ class ConditionalFlow(nn.Module):
         return self._draw(context, shape, generator, 1.0)
 
     @torch.no_grad()
-    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+    def initialize(self, x: Tensor, context: Tensor | None = None, index: Tensor | None = None) -> None:
         """Data-dependent initialisation (actnorm, closed-form baselines), once, before the first step.
 
         Args:
             x: ``(N, *event)`` training events in data units.
             context: ``(N, *context)``.
+            index: as in ``log_prob``.
         """
-        x, context, _ = self._match(x, context, "x", self.event_shape)
+        x, context, _ = self._match(x, context, "x", self.event_shape, index)
         self._initialize(self.x_map.to_latent(x)[0], self._given(context))
 
     # -- built once -----------------------------------------------------------------------------------------------
@@ -283,7 +286,9 @@ class ConditionalFlow(nn.Module):
                 )
         return x.reshape(batch + self.event_shape), log_prob.reshape(batch)
 
-    def _match(self, x: Tensor, context: Tensor | None, name: str, event_shape: Size) -> tuple[Tensor, Tensor, Size]:
+    def _match(
+        self, x: Tensor, context: Tensor | None, name: str, event_shape: Size, index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Size]:
         """Check, broadcast and flatten: ``(N, *event)``, ``(N, *context)`` and the batch shape.
 
         With an embedding network the second is its features ``(N, F)``: a context goes through it before it is
@@ -311,6 +316,8 @@ class ConditionalFlow(nn.Module):
         if self.context_net is not None:
             context = self._features(context)
         given = context.shape[len(context_batch) :]
+        if index is not None:
+            context, context_batch = context[index], index.shape
         if batch != context_batch:
             try:
                 batch = torch.broadcast_shapes(batch, context_batch)

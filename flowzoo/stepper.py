@@ -71,17 +71,26 @@ class Stepper:
         self.count = 0
         self.epoch_start = self.order.get_state()
         self.permutation: Tensor | None = None
+        # A network of the context sees each context once a step, not once for every event that has it.
+        self.shared = _SharedContexts(split) if flow.context_net is not None else None
+        if self.shared is not None and len(self.shared.contexts) > self.batch_size:
+            self.shared = None
         self.rows_of_group = _RowsOfGroup(split.groups) if split.balanced else None
         self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def step(self) -> None:
         """Take one step."""
-        x, context = self.split.batch(self._next_index(), self.noise)
-        context = self._blurred(context)
+        rows = self._next_index()
+        if self.shared is None:
+            x, context = self.split.batch(rows, self.noise)
+            given: tuple[Tensor, ...] = (self._blurred(context)[self.own],)
+        else:
+            x = self.split.events(rows, self.noise)
+            given = self._blurred(self.shared.contexts), self.shared.index[rows][self.own]
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            seen = self._differentiate(x[self.own], context[self.own])
+            seen = self._differentiate(x[self.own], *given)
         except Exception as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise CompileError(_no_compile(error)) from error
@@ -171,9 +180,9 @@ class Stepper:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
-    def _differentiate(self, x: Tensor, context: Tensor) -> Tensor:
+    def _differentiate(self, x: Tensor, *given: Tensor) -> Tensor:
         """The mean NLL of this process's part of the batch; leaves the gradients of the whole in the parameters."""
-        loss = -self.score(x, context).mean()
+        loss = -self.score(x, *given).mean()
         penalty = self.flow.regularization()
         (loss if penalty is None else loss + penalty).backward()
         return loss.detach()
@@ -199,6 +208,14 @@ class Stepper:
             self.epoch_start = self.order.get_state()
             self.permutation = torch.randperm(len(self.split), generator=self.order, device=self.device)
         return self.permutation[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+class _SharedContexts:
+    """The contexts of a split, each once, and which of them each event has."""
+
+    def __init__(self, split: Split) -> None:
+        found, self.index = torch.unique(split.context_index, return_inverse=True)
+        self.contexts = split.contexts[found]
 
 
 class _RowsOfGroup:

@@ -135,12 +135,18 @@ def _copy(flow: ConditionalFlow) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in flow.state_dict().items()}
 
 
-def mean_nll(flow: ConditionalFlow, x: Tensor, context: Tensor, weights: Tensor | None = None) -> float:
-    """Mean negative log-likelihood in nats, without gradient, in eval mode; weights are of mean 1."""
+def mean_nll(
+    flow: ConditionalFlow,
+    x: Tensor,
+    context: Tensor,
+    index: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> float:
+    """Mean negative log-likelihood in nats, without gradient, in eval mode; as ``log_prob``, with weights of mean 1."""
     was_training = flow.training
     flow.eval()
     with torch.no_grad():
-        scores = flow(x, context).double()
+        scores = flow(x, context, index).double()
         value = float(-(scores if weights is None else weights * scores).mean())
     flow.train(was_training)
     return value
@@ -152,10 +158,14 @@ class _Trainer:
     def __init__(self, flow: ConditionalFlow, splits: Splits, config: FitConfig, seed: int, path: Path | None) -> None:
         self.flow, self.splits, self.config, self.seed, self.path = flow, splits, config, seed, path
         self.state = _Progress()
-        x, context, weights = _subset(splits.validation, config.validation_events, seed)
+        x, index, weights = _subset(splits.validation, config.validation_events, seed)
         # Every process scores a part: else the more of them there are, the larger a share of the time this takes.
         own = distributed.share_of(len(x))
-        self.validation = x[own], context[own], None if weights is None else weights[own]
+        used, index = torch.unique(index, return_inverse=True)
+        self.validation = (
+            *(x[own], splits.validation.contexts[used], index[own]),
+            None if weights is None else weights[own],
+        )
         self.share = len(x[own]) / len(x)
         self.best_weights: dict[str, Tensor] = {}
 
@@ -227,8 +237,9 @@ class _Trainer:
     def _initialize(self) -> None:
         train = self.splits.train
         source = generator(self.seed, "initialize", device=train.x.device)
-        index = torch.randperm(len(train), generator=source, device=train.x.device)[: self.flow.init_events]
-        self.flow.initialize(*train.batch(index, source))
+        rows = torch.randperm(len(train), generator=source, device=train.x.device)[: self.flow.init_events]
+        used, index = torch.unique(train.context_index[rows], return_inverse=True)
+        self.flow.initialize(train.events(rows, source), train.contexts[used], index)
         distributed.broadcast_from_zero(self.flow.state_dict().values())
 
     def _prepare(self) -> None:
@@ -315,10 +326,10 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _subset(split: Split, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The fixed events that validation scores, all or a seeded choice, with their contexts and weights of mean 1."""
+    """The fixed events that validation scores, all or a seeded choice; rows of their contexts, weights of mean 1."""
     x, index, weights = split.fixed, split.context_index, split.weights
     if len(x) > count:
         rows = torch.randperm(len(x), generator=generator(seed, "validation"))[:count].to(x.device)
         x, index = x[rows], index[rows]
         weights = None if weights is None else weights[rows] / weights[rows].mean()
-    return x, split.contexts[index], weights
+    return x, index, weights

@@ -46,13 +46,17 @@ class Split:
             index: ``(n,)`` positions in this split, on its device.
             generator: on its device too.
         """
-        x, context = self.x[index], self.contexts[self.context_index[index]]
+        return self.events(index, generator), self.contexts[self.context_index[index]]
+
+    def events(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """As ``batch``, the events alone."""
+        x = self.x[index]
         if self.levels is not None:
             noise = torch.rand(x.shape, generator=generator, device=x.device)
             x = x + self.levels.step * noise
         if self.symmetries:
             x = augment(x, self.symmetries, generator)
-        return x, context
+        return x
 
     @cached_property
     def fixed(self) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowzoo.bijectors import Standardize
+from flowzoo.bijectors import Standardize, VectorAndImage
 from flowzoo.config import ConfigError, fields
 from flowzoo.data._atoms import Atoms
 from flowzoo.data._catalogue_files import Galaxy, Particles, read_parameters
@@ -19,6 +19,7 @@ from flowzoo.data._cleaning_record import record
 from flowzoo.data._column_maps import ColumnMaps, column_maps, map_pairs
 from flowzoo.data._context import default_context_map
 from flowzoo.data._data import Data
+from flowzoo.data._galaxy_images import read_images
 from flowzoo.data._latents import read_latents
 from flowzoo.data._readers import Amounts, Labels, Words, words
 from flowzoo.data._summaries import Summary, parse_all
@@ -62,6 +63,10 @@ class Catalogue:
             ``log10`` before it (``log10 sum(mass)``) the network sees the logarithm; the context stays ``sum(mass)``.
         latents: table of ``flowzoo embed``: columns id, fold, part and latent_0, latent_1, ...; a row for each galaxy
             and fold. The data are then split as that says, because the latents were learnt from its training galaxies.
+        images: an image of each galaxy, context beside the numbers: an ``.npy`` of all, those of galaxy i from row
+            ``image_views`` * i on, or a folder with one ``.npy`` per galaxy. For flows with ``model.embed=conv``.
+        image_views: images of a galaxy in that file; the first is taken.
+        image_floor: lower pixels are raised to it, and log10 is taken; without it they stay as they are.
         maps: column of x to the fixed map by which the network sees it: ``log10``, ``log``, ``logit(low high)``,
             ``logit(low high alpha)``, ``signed_log(tau)``, ``tanh(bound)``. Standardised after it. The density is still
             that of the column itself.
@@ -97,6 +102,9 @@ class Catalogue:
     context: Words = ()
     summaries: Words = ()
     latents: str = ""
+    images: str = ""
+    image_views: int = 1
+    image_floor: float | None = None
     maps: ColumnMaps = field(default_factory=dict)
     context_maps: ColumnMaps = field(default_factory=dict)
     position: Words = ()
@@ -193,6 +201,10 @@ class Catalogue:
         if bool(self.context) != bool(self.parameters):
             has, lacks = ("context", "parameters") if self.context else ("parameters", "context")
             raise ConfigError(f"context names columns of the table `parameters`: {has} is given and {lacks} is not")
+        if self.image_views < 1 or (self.image_floor is not None and not self.image_floor > 0):
+            raise ConfigError(
+                f"image_views must be at least 1 and image_floor positive; got {self.image_views}, {self.image_floor}"
+            )
         for option in ("id", "parameter_columns"):
             if getattr(self, option) and not self.parameters:
                 raise ConfigError(f"{option} is of the table `parameters`, which is not given")
@@ -203,7 +215,7 @@ class Catalogue:
     def _galaxies(self, cleaning: Cleaning, summaries: Sequence[Summary]) -> Iterator[Galaxy]:
         roles = [*self.position, *self.velocity, *(name for role in _ROLES if (name := getattr(self, role)))]
         others = dict.fromkeys([*roles, *cleaning.needs, *(each.column for each in summaries if each.column)])
-        besides = [path for path in (self.parameters, self.latents) if path]
+        besides = [path for path in (self.parameters, self.latents, self.images) if path]
         return Particles(self.path, self.group, self.columns, besides).read(self.x, list(others))
 
     def _roles(self, labels: Sequence[str]) -> dict[str, list[str]]:
@@ -237,7 +249,7 @@ class Catalogue:
                 raise ConfigError(f"units names '{name}', which is neither in x nor in the context")
         if not names and self.context_maps:
             raise ConfigError("context_maps is given and there is no context; give `context`, `summaries` or `latents`")
-        if not names:
+        if not names and not self.images:
             return {}
         context = torch.from_numpy(single(values, plain))
         split: dict[str, Any] = {"context": context}
@@ -249,9 +261,21 @@ class Catalogue:
             if name in self.context_maps:
                 raise ConfigError(f"'{name}' has log10 as a summary and a map in context_maps; give one of them")
         scale = default_context_map(context.shape[1:], len(context))
+        context_map = column_maps("context_maps", {**self.context_maps, **maps}, context, names, scale)
+        if self.images:
+            pixels, shape = read_images(self.images, self.image_views, self.image_floor, galaxies)
+            context_map = VectorAndImage(shape, context_map or scale, Standardize(shape))
+            names = [*names, *(f"image[{i}]" for i in range(shape[0]))]
+            split |= {
+                "context": torch.cat([context, pixels], 1),
+                "folds": [
+                    fold._replace(context=torch.cat([fold.context, pixels], 1)) for fold in split.get("folds", ())
+                ],
+                "context_image": shape,
+            }
         return split | {
             "context_index": groups,
             "context_names": tuple(names),
             "context_units": tuple(units.get(name, "") for name in names),
-            "context_map": column_maps("context_maps", {**self.context_maps, **maps}, context, names, scale),
+            "context_map": context_map,
         }

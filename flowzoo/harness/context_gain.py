@@ -55,7 +55,7 @@ def context_gain(cell: Cell, scores: Tensor, state: Path, label: str, *, show: b
     if result.status != "ok":
         raise NotComputed(f"without context: {result.reason}")
     with torch.no_grad():
-        alone = flow.eval()(splits.test.fixed, splits.test.context)
+        alone = flow.eval()(splits.test.fixed, splits.test.contexts, splits.test.context_index)
     gain = scores.double().cpu() - alone.double().cpu()
     lost = int((~gain.isfinite()).sum())
     if lost:

@@ -44,8 +44,10 @@ def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: Bench
     flow.eval()
     splits, found = source.splits, Evaluated()
     test = splits.test
-    x, context = test.fixed, test.context
-    scores, spread = flow(x, context), _spread(splits.train.fixed)
+    x, spread = test.fixed, _spread(splits.train.fixed)
+    used, index = torch.unique(test.context_index, return_inverse=True)
+    contexts = test.contexts[used]
+    scores = flow(x, contexts, index)
     found.scores = {"log_prob": scores.double().cpu(), "group": test.groups.cpu()}
     if test.weights is not None:
         found.scores["weight"] = test.weights.cpu()
@@ -67,10 +69,10 @@ def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: Bench
     else:
         if len(rows) < len(x):
             found.notes.append(f"sample statistics from {len(rows)} draws, at {len(rows)} of {len(x)} test events")
-        samples, seconds = _draw(flow, context[rows], seed)
+        samples, seconds = _draw(flow, contexts[index[rows]], seed)
         found.metrics["sample_seconds_per_1000"] = seconds / len(rows) * 1000
         some = rows[:ROUNDTRIP_EVENTS]
-        found.metrics["roundtrip_error"] = _roundtrip(flow, x[some], context[some], spread)
+        found.metrics["roundtrip_error"] = _roundtrip(flow, x[some], contexts[index[some]], spread)
         known = source.ensembles(bench)
         if isinstance(known, str):
             why_no_ensembles = known
@@ -89,14 +91,15 @@ def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: Bench
     true = splits.data.true_log_prob
     evaluation = Evaluation(
         x=x,
-        context=context,
+        contexts=contexts,
+        context_index=index,
         groups=test.groups,
         scale=spread,
         log_prob=flow,
         scores=scores,
         samples=samples,
         samples_missing=why,
-        true_scores=None if true is None else true(x, context),
+        true_scores=None if true is None else true(x, contexts[index]),
         step=None if test.levels is None else test.levels.step,
         generator=generator(seed, "metrics"),
         rows=rows,

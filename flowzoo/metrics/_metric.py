@@ -85,10 +85,12 @@ class Evaluation:
 
     Args:
         x: ``(N, *event)`` test events, integer data dequantised with a fixed draw.
-        context: ``(N, *context)``.
+        contexts: ``(G, *context)``, each once.
+        context_index: ``(N,)``, which of them each test event has.
         groups: ``(N,)`` group of each test event.
         scale: ``(*event)``-broadcastable spread of the training events, the unit for distances.
-        log_prob: ``log_prob(x, context) -> (N,)`` of the trained flow, in nats.
+        log_prob: ``log_prob(x, context) -> (N,)`` of the trained flow, in nats; where events share contexts,
+            ``log_prob(x, contexts, index)``.
         scores: ``(N,)``, that function at the test events.
         samples: ``(S, *event)``, one draw per test context of ``rows``, or None with ``samples_missing`` saying why.
         samples_missing: the reason why there are no draws.
@@ -106,10 +108,11 @@ class Evaluation:
     """
 
     x: Tensor
-    context: Tensor
+    contexts: Tensor
+    context_index: Tensor
     groups: Tensor
     scale: Tensor
-    log_prob: Callable[[Tensor, Tensor], Tensor]
+    log_prob: Callable[..., Tensor]
     scores: Tensor
     samples: Tensor | None
     samples_missing: str
@@ -124,6 +127,11 @@ class Evaluation:
     clouds_missing: str = "no clouds of points were drawn"
     weights: Tensor | None = None
     names: Sequence[str] = ()
+
+    @property
+    def context(self) -> Tensor:
+        """``(N, *context)``, of every test event."""
+        return self.contexts[self.context_index]
 
 
 class MetricConfig(Protocol):

@@ -34,7 +34,7 @@ class Classes:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         """See the class."""
-        context = evaluation.context
+        context = evaluation.contexts
         one_hot = context.ndim == 2 and context.shape[1] > 1 and bool(((context == 0) | (context == 1)).all())
         if not one_hot or not bool((context.sum(1) == 1).all()):
             raise NotComputed("the context is not a one-hot class")
@@ -44,7 +44,7 @@ class Classes:
         lost = int((~log_posterior.isfinite()).any(1).sum())
         if lost:
             raise NotComputed(f"log q is not finite at {lost} of {len(log_posterior)} test events under some class")
-        truth = context[rows].argmax(1)
+        truth = context[evaluation.context_index[rows]].argmax(1)
         right = (log_posterior.argmax(1) == truth).double().mean()
         score = -log_posterior.gather(1, truth[:, None]).mean()
         return {"class_accuracy": float(right), "class_log_score": float(score)}

@@ -28,7 +28,7 @@ class ContextUse:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         """See the class."""
-        if evaluation.context[0].numel() == 0:
+        if evaluation.contexts[0].numel() == 0:
             raise NotComputed("the data has no context")
         labels, group = torch.unique(evaluation.groups, return_inverse=True)
         count = len(labels)
@@ -42,8 +42,8 @@ class ContextUse:
         first = torch.full((count,), len(group), device=group.device).scatter_reduce(
             0, group, torch.arange(len(group), device=group.device), "amin"
         )
-        shuffled = evaluation.context[first[other[group]]]
-        loss = evaluation.scores.double() - evaluation.log_prob(evaluation.x, shuffled).double()
+        shuffled = evaluation.context_index[first[other[group]]]
+        loss = evaluation.scores.double() - evaluation.log_prob(evaluation.x, evaluation.contexts, shuffled).double()
         lost = int((~loss.isfinite()).sum())
         if lost:
             raise NotComputed(f"log q is not finite at {lost} of {len(loss)} test events under another context")

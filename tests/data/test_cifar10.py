@@ -158,7 +158,8 @@ def test_uniform_density_costs_as_many_bits_as_there_are_through_the_map(tmp_pat
     scores = flow.log_prob(test.fixed.double(), test.context.double())
     evaluation = Evaluation(
         x=test.fixed,
-        context=test.context,
+        contexts=test.contexts,
+        context_index=test.context_index,
         groups=test.groups,
         scale=torch.ones(1),
         log_prob=flow.log_prob,

@@ -44,7 +44,8 @@ def without_phases(maps, name="phases"):
 def evaluation(real, drawn, seed=0, **changes):
     values = {
         "x": real.flatten(0, 1)[:2],
-        "context": torch.zeros(2, 1),
+        "contexts": torch.zeros(1, 1),
+        "context_index": torch.zeros(2, dtype=torch.long),
         "groups": torch.arange(2),
         "scale": torch.ones(1),
         "log_prob": None,

@@ -14,7 +14,8 @@ SHIFTS = torch.tensor([0.0, 2.0])
 def told(log_prob, x, context, **options):
     evaluation = Evaluation(
         x=x,
-        context=context,
+        contexts=context,
+        context_index=torch.arange(len(context)),
         groups=torch.arange(len(x)),
         scale=torch.ones(1),
         log_prob=log_prob,

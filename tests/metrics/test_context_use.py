@@ -13,10 +13,11 @@ from flowzoo.seeding import generator
 def use(log_prob, x, context, groups, seed=0):
     values = Evaluation(
         x=x,
-        context=context,
+        contexts=context,
+        context_index=torch.arange(len(context)),
         groups=groups,
         scale=torch.ones(1),
-        log_prob=log_prob,
+        log_prob=lambda x, c, index: log_prob(x, c[index]),
         scores=log_prob(x, context),
         samples=None,
         samples_missing="",

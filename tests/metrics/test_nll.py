@@ -14,7 +14,8 @@ from flowzoo.stats import clustered_mean
 def evaluation(scores, x, groups=None, **changes):
     values = {
         "x": x,
-        "context": torch.zeros(len(x), 1),
+        "contexts": torch.zeros(1, 1),
+        "context_index": torch.zeros(len(x), dtype=torch.long),
         "groups": torch.arange(len(x)) if groups is None else groups,
         "scale": torch.ones(1),
         "log_prob": None,

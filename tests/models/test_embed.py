@@ -11,12 +11,14 @@ import torch
 import flowzoo
 from flowzoo import checkpoint, testing
 from flowzoo.bijectors import Identity, Standardize, VectorAndImage
-from flowzoo.data import Data
+from flowzoo.data import Data, Splits
 from flowzoo.harness.settings import read
 from flowzoo.models import adapt, build, build_from, configure
 from flowzoo.registry import EMBEDDINGS, MODELS, UnknownName
 from flowzoo.seeding import generator
+from flowzoo.stepper import Stepper
 from flowzoo.testing import CHECKS, case_of
+from flowzoo.train import FitConfig, fit
 
 SMALL = {"num_steps": 2, "hidden_features": 16}
 EMBEDDABLE = sorted(name for name in MODELS.names() if name != "gaussian")
@@ -355,3 +357,50 @@ def test_fit_embeds_a_context_field_of_maps(tmp_path, monkeypatch, capsys):
     assert (tuple(flow.event_shape), tuple(flow.context_shape)) == ((1, 4, 4), (2 + 256,))
     assert flow.recipe["config"]["embed"] == "conv"
     assert flow.recipe["config"]["context_image"] == [1, 16, 16]
+
+
+class Counted(torch.nn.Module):
+    """Counts the contexts that it sees."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.seen = net, []
+
+    def forward(self, context):
+        self.seen.append(len(context))
+        return self.net(context)
+
+
+def shared(**options):
+    """Events of five galaxies with an image each."""
+    groups = torch.arange(200) % 5
+    source = generator(0, "shared")
+    images = torch.randn(5, 1, 8, 8, generator=source)
+    x = images[groups, 0, :2, 0] + torch.randn(200, 2, generator=source)
+    return Data(x, images, groups, groups, **options)
+
+
+def test_shared_contexts_are_embedded_once_and_score_as_if_each_event_had_its_own():
+    data = shared()
+    flow = build("maf", (2,), (1, 8, 8), embed="conv", generator=generator(0, "init"))
+    flow.context_net = Counted(flow.context_net)
+    together = flow.log_prob(data.x, data.context, data.context_index)
+    assert flow.context_net.seen == [5]
+    torch.testing.assert_close(together, flow.log_prob(data.x, data.context[data.context_index]))
+
+
+def test_training_and_validation_embed_each_galaxy_once_and_take_the_same_steps():
+    splits = Splits.make(shared(), fractions=(0.6, 0.2, 0.2))
+    flows = [build("maf", (2,), (1, 8, 8), embed="conv", generator=generator(0, "init")) for _ in range(2)]
+    own, each = (Stepper(flow, splits.train, FitConfig(batch_size=16, clip=0.0), 0) for flow in flows)
+    each.shared = None
+    flows[0].context_net = Counted(flows[0].context_net)
+    for _ in range(3):
+        own.step()
+        each.step()
+    assert flows[0].context_net.seen == [3, 3, 3]
+    for (name, a), b in zip(flows[0].named_parameters(), flows[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3, msg=name)
+    flows[0].context_net.seen.clear()
+    fit(flows[0], splits, FitConfig(steps=2, evaluate_every=2, batch_size=16), show=False)
+    assert max(flows[0].context_net.seen) == 3  # of 120 events
