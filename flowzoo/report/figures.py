@@ -1,7 +1,8 @@
-"""The figures of a run: maps beside maps, power spectra beside power spectra; for images alone.
+"""The figures of a run: of images, maps and power spectra; of catalogues, projections, marginals, contours and MMD.
 
-They are drawn from the tensors that a cell keeps beside its record, ``examples.*`` and ``power_spectrum.*``. matplotlib
-is imported when the first one is drawn, and without pyplot: no state of the process is changed, no window opened.
+They are drawn from the tensors that a cell keeps beside its record, ``examples.*``, ``power_spectrum.*`` and ``mmd.*``.
+matplotlib is imported when the first one is drawn, and without pyplot: no state of the process is changed, no window
+opened.
 """
 
 from __future__ import annotations
@@ -9,14 +10,22 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowzoo.record import one_line
-from flowzoo.report import figures_maps, figures_spectra
-from flowzoo.report._style import shown, styles
+from flowzoo.report import (
+    figures_contours,
+    figures_corner,
+    figures_maps,
+    figures_marginals,
+    figures_mmd,
+    figures_particles,
+    figures_spectra,
+)
+from flowzoo.report._style import Shown, Style, shown, styles
 from flowzoo.report.table import Cell
 from flowzoo.storage import write_atomic
 
@@ -35,7 +44,9 @@ def figures(cells: Sequence[Cell]) -> dict[str, Figure]:
 
     Returns:
         ``maps.<dataset>`` (real maps and draws) and ``power.<dataset>`` (power spectra and their ratio) to the figure;
-        of images of several channels one each, ``maps.<dataset>.<channel>``. Nothing for data that are not images.
+        of images of several channels one each, ``maps.<dataset>.<channel>``. Of vector events with groups, such as
+        galaxies, ``marginals.<dataset>``, ``corner.<dataset>.<model>``, ``mmd.<dataset>``, and where columns have the
+        role of a position ``particles.<dataset>.<model>`` and ``contours.<dataset>``. Nothing for other data.
     """
     return {stem: draw() for stem, draw in _plan(cells).items()}
 
@@ -71,14 +82,36 @@ def _plan(cells: Sequence[Cell]) -> dict[str, Callable[[], Figure]]:
     """By file name, how to draw it."""
     known = styles(cells)
     plan: dict[str, Callable[[], Figure]] = {}
-    for found in shown(cells, figures_maps.NEEDED, known):
-        if found.first["examples.real"].ndim != 5:
-            continue
-        for i, name in enumerate(figures_maps.channels(found)):
+    for found in _shown(cells, figures_maps.NEEDED, known):
+        events = found.first["examples.real"].ndim
+        if events == 3:
+            plan |= _catalogue(found)
+        for i, name in enumerate(figures_maps.channels(found) if events == 5 else ()):
             plan[_stem("maps", found.dataset, name)] = partial(figures_maps.gallery, found, i)
-    for found in shown(cells, figures_spectra.NEEDED, known):
+    for found in _shown(cells, figures_spectra.NEEDED, known):
         for i, name in enumerate(figures_spectra.channels(found)):
             plan[_stem("power", found.dataset, name)] = partial(figures_spectra.spectra, found, i)
+    for found in _shown(cells, figures_mmd.NEEDED, known):
+        if figures_mmd.shows(found):
+            plan[_stem("mmd", found.dataset, "")] = partial(figures_mmd.mmd, found)
+    return plan
+
+
+def _shown(cells: Sequence[Cell], needed: Sequence[str], known: Mapping[str, Style]) -> list[Shown]:
+    """Datasets with a model at least; contexts that are not finite agree with none, not even with themselves."""
+    return [found for found in shown(cells, needed, known) if found.scores]
+
+
+def _catalogue(found: Shown) -> dict[str, Callable[[], Figure]]:
+    """Of particles: what their columns and the roles of these allow."""
+    plan: dict[str, Callable[[], Figure]] = {}
+    for model in found.scores if figures_particles.shows(found) else ():
+        plan[_stem("particles", found.dataset, model)] = partial(figures_particles.particles, found, model)
+    if figures_contours.shows(found):
+        plan[_stem("contours", found.dataset, "")] = partial(figures_contours.contours, found)
+    plan[_stem("marginals", found.dataset, "")] = partial(figures_marginals.marginals, found)
+    for model in found.scores if figures_corner.shows(found) else ():
+        plan[_stem("corner", found.dataset, model)] = partial(figures_corner.corner, found, model)
     return plan
 
 
