@@ -118,6 +118,8 @@ class Stepper:
 
     def restart_average(self) -> None:
         """Begin the average at the present weights, after a data-dependent initialisation."""
+        # Which may have given a parameter another tensor (normflows' actnorm does).
+        self.weights = [p.detach() for p in self.parameters]
         torch._foreach_copy_(self.averages, self.weights)
 
     def set_rate(self, rate: float) -> None:
@@ -188,7 +190,7 @@ class Stepper:
         return loss.detach()
 
     def _blurred(self, context: Tensor) -> Tensor:
-        """Contexts with noise, and some without what they say; both in network units, where 0 is the mean context."""
+        """Contexts with noise, and some without what they say: 0 in network units, the mean where they are scaled."""
         if not (self.context_noise or self.context_dropout) or not prod(self.flow.context_shape):
             return context
         with torch.no_grad():

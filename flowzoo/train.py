@@ -109,7 +109,7 @@ def fit(
     for i, level in enumerate(levels):
         flow.load_state_dict(fresh)
         own = None if path is None else level_path(path, i)
-        trainer = _Trainer(flow, splits, replace(config, context_noise=level), seed, own)
+        trainer = _Trainer(flow, splits, config.at_level(i), seed, own)
         found.append(trainer.run(f"{label}, context noise {level:g}", show, on_step))
         weights.append(_copy(flow))
     able = [i for i, result in enumerate(found) if result.status == "ok"] or list(range(len(found)))
@@ -329,7 +329,15 @@ def _subset(split: Split, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor
     """The fixed events that validation scores, all or a seeded choice; rows of their contexts, weights of mean 1."""
     x, index, weights = split.fixed, split.context_index, split.weights
     if len(x) > count:
-        rows = torch.randperm(len(x), generator=generator(seed, "validation"))[:count].to(x.device)
+        rows = torch.randperm(len(x), generator=generator(seed, "validation")).to(x.device)
+        if weights is None:
+            rows = rows[:count]
+        else:  # as many of each group: a few heavy events would stand for the small ones
+            _, group, counts = torch.unique(split.groups[rows], return_inverse=True, return_counts=True)
+            order = torch.argsort(group, stable=True)
+            place = torch.arange(len(x), device=x.device) - (counts.cumsum(0) - counts)[group[order]]
+            rows = rows[order][place < max(1, count // len(counts))]
+            _, group, counts = torch.unique(split.groups[rows], return_inverse=True, return_counts=True)
+            weights = (len(rows) / len(counts) / counts.double())[group]
         x, index = x[rows], index[rows]
-        weights = None if weights is None else weights[rows] / weights[rows].mean()
     return x, index, weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -13,7 +13,8 @@ class FitConfig:
 
     Args:
         steps: optimiser steps at most.
-        minutes: wall-clock budget; with it the result depends on the machine's speed.
+        minutes: wall-clock budget, shared out where several levels of noise are tried; with it the result depends on
+            the machine's speed.
         batch_size: events per step; of several processes, together.
         lr: peak learning rate.
         optimizer: ``"adamw"`` or ``"radam"`` (Liu et al. 2020, arXiv:1908.03265).
@@ -31,7 +32,8 @@ class FitConfig:
             units (mostly: standard deviations of the context). A flow that has seen a few galaxies a thousand times
             each knows a context as a name; noise makes it know a neighbourhood. Several values: the flow is trained
             with each, and the one with the best validation is kept, its level with it.
-        context_dropout: share of the events of a batch whose context is replaced by the mean context.
+        context_dropout: share of the events of a batch whose context is replaced by 0 in network units, which is the
+            mean context where contexts are scaled.
         patience: validations without improvement before stopping; 0 never stops early.
         validation_events: at most this many validation events, a fixed random choice, are scored each time.
         checkpoint_every: steps between checkpoints, when a path is given.
@@ -85,6 +87,12 @@ class FitConfig:
     def noise_levels(self) -> tuple[float, ...]:
         """The values of ``context_noise`` that are tried."""
         return self.context_noise if isinstance(self.context_noise, tuple) else (self.context_noise,)
+
+    def at_level(self, index: int) -> FitConfig:
+        """The same with one of several levels of ``context_noise``, and its share of the time."""
+        levels = self.noise_levels
+        minutes = None if self.minutes is None else self.minutes / len(levels)
+        return replace(self, context_noise=levels[index], minutes=minutes)
 
 
 def rate_at(config: FitConfig, step: int, seconds: float, shrink: float) -> float:

@@ -21,7 +21,7 @@ from flowzoo.data import Data, Levels, Splits, configure
 from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
-from flowzoo.train import mean_nll
+from flowzoo.train import _subset, mean_nll
 from flowzoo.train_config import rate_at
 
 
@@ -681,3 +681,21 @@ def test_level_of_context_noise_is_the_one_with_the_best_validation(tmp_path):
 def test_option_that_cannot_be_is_refused(options, says):
     with pytest.raises(ConfigError, match=says):
         make(FitConfig, options, "train")
+
+
+def test_validation_of_balanced_groups_takes_as_many_events_of_each():
+    groups = torch.tensor([0] * 4000 + [1] * 4000 + [2] * 4000 + [3] * 60 + [4] * 60 + [5] * 60)
+    data = Data(x=torch.randn(len(groups), 2), groups=groups, balanced=True)
+    part = Splits.make(data, fractions=(0.2, 0.6, 0.2)).validation
+    assert len(part) > 300
+    x, index, weights = _subset(part, 300, seed=0)
+    own = part.groups[[int((part.x == row).all(1).nonzero()[0, 0]) for row in x]]
+    assert torch.bincount(own)[own.unique()].tolist() == [min(75, int((part.groups == g).sum())) for g in own.unique()]
+    totals = torch.stack([weights[own == g].sum() for g in own.unique()])
+    torch.testing.assert_close(totals, totals.mean().expand_as(totals))
+    assert len(index) == len(x)
+
+
+def test_time_is_shared_out_among_levels_of_noise():
+    config = FitConfig(minutes=3.0, context_noise=(0.0, 1.0, 2.0))
+    assert config.at_level(1) == FitConfig(minutes=1.0, context_noise=1.0)

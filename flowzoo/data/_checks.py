@@ -32,7 +32,10 @@ def check(data: Data) -> None:
         )
     names = _names(data.names, data.x, "x")
     _finite(data.x, names)
-    _finite(data.context, _names(data.context_names, data.context, "context"))
+    contexts = [fold.context for fold in data.folds] or [data.context]
+    for context in contexts:
+        _finite(context, _names(data.context_names, context, "context"))
+    _tested_once(data)
     if data.levels is not None:
         low, step, count = data.levels
         bad = 0
@@ -48,6 +51,23 @@ def check(data: Data) -> None:
     for column, name in zip(_columns(data.x), names, strict=True):
         _constant(column, name)
         _atom(column, name)
+
+
+def _tested_once(data: Data) -> None:
+    """Refuse folds of the data that count a group twice, or never."""
+    if not data.folds:
+        return
+    assert data.groups is not None
+    labels, index = torch.unique(data.groups, return_inverse=True)
+    tested = torch.zeros(len(labels), dtype=torch.long)
+    for fold in data.folds:
+        tested[torch.unique(index[fold.part == 2])] += 1
+    bad = int((tested != 1).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {len(labels)} groups are not tested exactly once in the {len(data.folds)} folds that the data "
+            "come with; every group must be a test group in one of them"
+        )
 
 
 def _finite(x: Tensor, names: Sequence[str]) -> None:

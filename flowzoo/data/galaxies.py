@@ -19,7 +19,7 @@ from flowzoo.seeding import derive, generator
 NAMES = ("x", "y", "z", "vx", "vy", "vz", "Z", "feh", "ofe", "age")
 UNITS = ("kpc", "kpc", "kpc", "km/s", "km/s", "km/s", "", "dex", "dex", "Gyr")
 CONTEXT_NAMES = ("log10 M_star", "tau50", "tau10", "mean [Fe/H]")
-CONTEXT_UNITS = ("log10 M_sun", "Gyr", "Gyr", "dex")
+CONTEXT_UNITS = ("dex", "Gyr", "Gyr", "dex")
 
 # log10 M_star, tau50, tau10, and the distance from the mass-metallicity relation
 LOW, HIGH = (9.75, 5.5, 1.75, -0.25), (10.75, 7.5, 2.75, 0.25)

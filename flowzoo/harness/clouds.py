@@ -42,6 +42,9 @@ class RealClouds:
 def real_clouds(splits: Splits, groups: int, points: int, draws: int) -> RealClouds | str:
     """Choose the test events.
 
+    Whether groups have clouds of their own, and how many points, follows from the sizes of all groups, so that it is
+    the same for every fold: their distances go into one column.
+
     Args:
         splits: whose test part is looked at.
         groups: K at most, a seeded choice.
@@ -55,20 +58,38 @@ def real_clouds(splits: Splits, groups: int, points: int, draws: int) -> RealClo
     labels, index, counts = torch.unique(test.groups, return_inverse=True, return_counts=True)
     source = generator(splits.seed, "clouds")
     order = torch.randperm(len(test), generator=source).to(index.device)
-    able = (counts >= 2 * LEAST).nonzero().flatten()
-    if 2 * len(able) < len(labels) or len(splits.data.event_shape) != 1:
+    size = min(points, _half(splits))
+    if not size or len(splits.data.event_shape) != 1:
         return _one_cloud(splits, index, len(labels), draws)
+    able = (counts >= 2 * size).nonzero().flatten()
+    if not len(able):
+        return f"no test group has {2 * size} events, as most groups have"
     chosen = able[torch.randperm(len(able), generator=source).to(able.device)[:groups]].sort().values
-    size = min(points, int(counts[chosen].min()) // 2)
     of_group = index[order]
     # In a random order, so that each half is a fair sample of its group.
     rows = torch.stack([order[of_group == g][: 2 * size].reshape(2, size) for g in chosen])
-    left_out = "" if len(able) == len(labels) else f"; {len(labels) - len(able)} have fewer than {2 * LEAST} events"
+    left_out = "" if len(able) == len(labels) else f"; {len(labels) - len(able)} have fewer than {2 * size} events"
     note = f"{size} real and drawn events a half, of {len(chosen)} of {len(labels)} test groups{left_out}"
     shown = chosen[counts[chosen] >= counts[chosen].double().median()][: EXAMPLES[0]]
     each = min(EXAMPLES[1], int(counts[shown].min()))
     examples = torch.stack([order[of_group == g][:each] for g in shown])
     return RealClouds(rows, labels[chosen], examples, *_population(splits), note)
+
+
+def _half(splits: Splits) -> int:
+    """Points in half a cloud that four of five groups have, 0 if most have fewer than ``LEAST``."""
+    assert splits.data.groups is not None
+    counts = torch.unique(splits.data.groups, return_counts=True)[1]
+    able = counts[counts >= 2 * LEAST]
+    if 2 * len(able) < len(counts):
+        return 0
+    return int(able.sort().values[len(able) // 5]) // 2
+
+
+def _nobody(splits: Splits) -> tuple[Tensor, Tensor]:
+    """No population."""
+    test = splits.test
+    return torch.zeros(0, 0, splits.data.event_shape.numel(), device=test.x.device), test.contexts[:0]
 
 
 def _one_cloud(splits: Splits, group: Tensor, count: int, draws: int) -> RealClouds | str:
@@ -82,17 +103,16 @@ def _one_cloud(splits: Splits, group: Tensor, count: int, draws: int) -> RealClo
     if size < 2:
         return f"{len(order)} draws leave no two events in each half of the test groups"
     rows = torch.stack([order[half[order]][:size], order[~half[order]][:size]])[None]
-    empty = test.x.new_zeros(0, 0, splits.data.event_shape.numel(), dtype=torch.float32)
     nothing = torch.zeros(0, dtype=torch.long)
-    contexts = test.contexts[:0]
-    return RealClouds(rows, nothing, nothing[None][:0], empty, contexts, f"{size} events a half, of all test groups")
+    note = f"{size} events a half, of all test groups"
+    return RealClouds(rows, nothing, nothing[None][:0], *_nobody(splits), note)
 
 
 def _population(splits: Splits) -> tuple[Tensor, Tensor]:
     """Real events of many groups of all three parts, and a context of each."""
     data, device = splits.data, splits.test.x.device
     if data.levels is not None:  # raw integers are not what is drawn
-        return torch.zeros(0, 0, data.event_shape.numel(), device=device), splits.test.contexts[:0]
+        return _nobody(splits)
     assert data.groups is not None
     assert data.context_index is not None
     assert data.context is not None
@@ -122,7 +142,7 @@ def drawn_clouds(flow: ConditionalFlow, known: RealClouds, test: Split, spread: 
         drawn=drawn,
         groups=known.groups,
         context=context if len(known.groups) else context[:0],
-        population=known.population / spread.flatten(),
+        population=known.population / spread.flatten() if known.population.numel() else known.population,
         population_context=known.population_context,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -62,7 +63,9 @@ def context_gain(cell: Cell, scores: Tensor, state: Path, label: str, *, show: b
         raise NotComputed(f"with or without context log q is not finite at {lost} of {len(gain)} test events")
     weights = splits.test.weights
     mean, error = clustered_mean(gain, splits.test.groups.cpu(), None if weights is None else weights.cpu())
-    return Gain({"context_gain": mean, "context_gain_se": error}, gain)
+    metrics = {"context_gain": mean, "context_gain_se": error}
+    # One group does not tell how groups scatter; of folds joined there are several.
+    return Gain({name: value for name, value in metrics.items() if math.isfinite(value)}, gain)
 
 
 def without_context(cell: Cell) -> Cell:

@@ -20,7 +20,7 @@ class Cost:
         parameters: trainable numbers.
         step_seconds: of one training step.
         steps: at most.
-        seconds: of training, at most.
+        seconds: of training, at most: of all levels of noise, and of the training without context.
     """
 
     parameters: int
@@ -43,7 +43,12 @@ def estimate(cell: Cell) -> Cost:
             stepper.step()
         float(stepper.loss_sum)  # waits for the device
         each = (time.perf_counter() - started) / TIMED_STEPS
-    seconds = each * cell.fit.steps
+    given = cell.source.splits.data.context_shape.numel() > 0
+    levels = len(cell.fit.noise_levels) if given else 1
+    seconds = levels * each * cell.fit.steps
     if cell.fit.minutes is not None:
         seconds = min(seconds, 60 * cell.fit.minutes)
+    if cell.bench.context_gain and given:  # about: without its context a flow is a little smaller
+        alone = each * cell.fit.steps
+        seconds += alone if cell.fit.minutes is None else min(alone, 60 * cell.fit.minutes)
     return Cost(parameters, each, cell.fit.steps, seconds)

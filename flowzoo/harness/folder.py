@@ -14,6 +14,7 @@ from flowzoo import config as configs
 from flowzoo.harness.plan import Cell, Source
 from flowzoo.harness.run import state_paths
 from flowzoo.record import Record
+from flowzoo.report import joined_hash
 from flowzoo.storage import write_atomic
 from flowzoo.train import FitConfig
 
@@ -60,6 +61,7 @@ def held(folder: Path) -> Iterator[None]:
 def finished_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Record]:
     """Records of cells that are over; failed ones are run again. All that is there must be of these very cells."""
     found = {}
+    _refuse_other_folding(cells, folder)
     for cell in cells:
         path = folder / "cells" / f"{cell.stem}.json"
         if path.exists():
@@ -68,12 +70,36 @@ def finished_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Record]:
                 raise _other(path, known.config, cell.config)
             if known.status == "ok":
                 scores_of(known, path)
-                for left in state_paths(cell, folder):
+                for left in _states(cell, folder):
                     left.unlink(missing_ok=True)
                 found[cell.stem] = known
-        for left, fit in state_paths(cell, folder).items():
+        known_states = state_paths(cell, folder)
+        for left, fit in known_states.items():
             _check_state(cell, left, fit)
+        for left in _states(cell, folder):
+            if left not in known_states and ".without_context." not in left.name:
+                raise RunDirectoryError(f"{left} was left by a run with other levels of context_noise; delete it")
     return found
+
+
+def _states(cell: Cell, folder: Path) -> list[Path]:
+    """The states that trainings of a cell left, whatever their options."""
+    return [
+        p for kind in ("state", "without_context.state") for p in (folder / "checkpoints").glob(f"{cell.stem}.{kind}*")
+    ]
+
+
+def _refuse_other_folding(cells: Sequence[Cell], folder: Path) -> None:
+    """A folder holds a run with folds or one without: joined they would count groups twice."""
+    wanted = {(c.source.name, c.name, c.seed): c.source.fold is not None for c in cells}
+    for path in sorted((folder / "cells").glob("*.json")):
+        known = record.from_stem(path.stem)
+        folded = wanted.get((known.get("dataset"), known.get("model"), known.get("seed")))  # type: ignore[arg-type]
+        if folded is not None and folded != (known["fold"] is not None):
+            was, now = ("without folds", "with them") if folded else ("with folds", "without them")
+            raise RunDirectoryError(
+                f"{path} is of a run {was}, and this one is {now}; give another --out, or delete it"
+            )
 
 
 def _check_state(cell: Cell, path: Path, fit: FitConfig) -> None:
@@ -134,19 +160,23 @@ def _difference(old: Any, new: Any, prefix: str = "") -> str:
 
 def write_readme(folder: Path, command: str, cells: Sequence[Cell]) -> None:
     """Say in the run directory what made it, from what data, and which file is what."""
-    sources: dict[str, Source] = {cell.source.name: cell.source for cell in cells}
+    sources: dict[str, dict[int | None, Source]] = {}
+    for cell in cells:
+        sources.setdefault(cell.source.name, {})[cell.source.fold] = cell.source
     lines = ["# A flowzoo run", "", "Made by, and resumed with:", "", f"    {command}", ""]
-    for name, source in sources.items():
-        lines.append(f"- `{name}`: {source.note}; split hash `{source.splits.hash}`")
+    for name, folds in sources.items():
+        source = next(iter(folds.values()))
+        hashes = [fold.splits.hash for fold in folds.values()]
+        cut = f"{len(hashes)} folds, together {joined_hash(hashes)}" if None not in folds else f"split hash {hashes[0]}"
+        lines.append(f"- `{name}`: {source.note}; {cut}")
         lines += [f"  - {note}" for note in source.splits.data.notes]
-    pictured = any(len(source.splits.data.event_shape) == 3 for source in sources.values())
     lines += [
         "",
         "| file | what it is |",
         "| --- | --- |",
         "| `table.csv` `table.md` `table.tex` | the comparison, a row per dataset and model |",
-        *(["| `figures/*.png` | real maps and draws, and their power spectra |"] if pictured else []),
-        "| `cells/*.json` | one record per dataset, model and seed |",
+        "| `figures/*.png` | real beside drawn events, where events are images or particles of groups |",
+        "| `cells/*.json` | one record per dataset, model, seed and fold |",
         "| `cells/*.safetensors` | log q of each test event (nats) and its group; what the figures show |",
         "| `checkpoints/*.safetensors` | trained flows: `flowzoo.load(path)` |",
         "",

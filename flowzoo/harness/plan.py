@@ -240,8 +240,10 @@ def open_source(name: str, options: Mapping[str, Any], bench: BenchConfig, given
     return open_sources(name, options, replace(bench, folds=0), given)[0]
 
 
-def open_sources(name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None) -> list[Source]:
-    """As ``open_source``, once for each of the folds that the bench asks for."""
+def open_sources(
+    name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None, only: int | None = None
+) -> list[Source]:
+    """As ``open_source``, once for each of the folds that the bench asks for, or ``only`` for one of them."""
     resolved, device = dict(options), resolve_device(bench.device)
     if given is None:
         config: DatasetConfig = data.configure(name, resolved)
@@ -250,8 +252,9 @@ def open_sources(name: str, options: Mapping[str, Any], bench: BenchConfig, give
             given = config.load()
         except (OSError, ValueError) as error:
             raise ConfigError(f"{name}: {error}") from None
-    sources = []
-    for fold in range(bench.folds) if bench.folds else (None,):
+    sources: list[Source] = []
+    folds: Sequence[int | None] = range(bench.folds) if bench.folds else (None,)
+    for fold in folds if only is None else (only,):
         try:
             splits = Splits.make(
                 given,
@@ -259,7 +262,7 @@ def open_sources(name: str, options: Mapping[str, Any], bench: BenchConfig, give
                 fractions=bench.fractions,
                 device=device,
                 fold=None if fold is None else (fold, bench.folds),
-                checked=bool(fold),
+                checked=bool(sources),
             )
             splits.maps()  # fails now, not in the first cell
         except ValueError as error:

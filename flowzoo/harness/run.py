@@ -7,7 +7,6 @@ import errno
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +92,8 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
             else:
                 found.missing["peak_memory_mb"] = "the system does not tell the peak of a part of a process"
             notes = [*splits.data.notes, *found.notes, f"training: {result.reason}"]
+            if "examples.group" in found.scores and splits.data.group_names:
+                common["labels"]["groups"] = [splits.data.group_names[g] for g in found.scores["examples.group"]]
             done = Record(**common, status="ok", metrics=metrics, missing=found.missing, notes=notes)
             record.save(done, folder / "cells", found.scores)
     except Exception as error:
@@ -126,8 +127,7 @@ def state_paths(cell: Cell, folder: Path) -> dict[Path, train.FitConfig]:
     path, levels = state_path(cell, folder), cell.fit.noise_levels
     if len(levels) == 1:
         return {path: cell.fit}
-    own = {train.level_path(path, i): replace(cell.fit, context_noise=level) for i, level in enumerate(levels)}
-    return {path: cell.fit, **own}
+    return {path: cell.fit, **{train.level_path(path, i): cell.fit.at_level(i) for i in range(len(levels))}}
 
 
 def labels_of(data: Data) -> dict[str, list[str]]:

@@ -75,8 +75,9 @@ def evaluate_one(
             raise ConfigError(f"{path} {what}; give --data")
         dataset, expected = (name, known), split.get("hash")
     name, chosen = dataset
-    sources = open_sources(name, chosen, bench)
-    source = sources[split.get("fold") or 0] if bench.folds == split.get("folds", 0) else sources[0]
+    # The fold that the flow left out; of other folds than those of its training the first.
+    fold = split.get("fold") if bench.folds == split.get("folds", 0) else 0
+    (source,) = open_sources(name, chosen, bench, only=fold if bench.folds else None)
     if expected not in (None, source.splits.hash):
         raise ConfigError(
             f"the data or its split changed since {path} was trained ({expected}, now {source.splits.hash}), "

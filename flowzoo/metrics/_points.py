@@ -45,7 +45,9 @@ def points(
     return replace(found, real=found.real[:, :, :most].double(), drawn=found.drawn[:, :, :most].double())
 
 
-def compare(found: Clouds, distance: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def compare(
+    found: Clouds, distance: Callable[[Tensor, Tensor], Tensor], *, symmetric: bool = True
+) -> tuple[Tensor, Tensor]:
     r"""Distance of drawn to real points in each cloud, and its floor.
 
     With halves A and B of the real points and A', B' of the draws at the same contexts,
@@ -58,6 +60,7 @@ def compare(found: Clouds, distance: Callable[[Tensor, Tensor], Tensor]) -> tupl
     Args:
         found: K clouds.
         distance: of its second argument from the first, the reference; a scalar, or one tensor per pair.
+        symmetric: whether it is the same with its arguments exchanged; if not, the floor too is the mean of both.
 
     Returns:
         Values and floors, ``(K, ...)`` each.
@@ -65,7 +68,7 @@ def compare(found: Clouds, distance: Callable[[Tensor, Tensor], Tensor]) -> tupl
     values, floors = [], []
     for (a, b), (drawn_a, drawn_b) in zip(found.real, found.drawn, strict=True):
         values.append((distance(a, drawn_b) + distance(b, drawn_a)) / 2)
-        floors.append(distance(a, b))
+        floors.append(distance(a, b) if symmetric else (distance(a, b) + distance(b, a)) / 2)
     return torch.stack(values), torch.stack(floors)
 
 

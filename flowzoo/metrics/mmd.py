@@ -57,7 +57,7 @@ class MMD:
     def __call__(self, evaluation: Evaluation) -> dict[str, float | Tensor | str]:
         """See the class."""
         found = points(evaluation, "an unbiased MMD", most=self.max_points)
-        value, floor = compare(found, lambda a, b: mmd2(a, b, bandwidth(a)))
+        value, floor = compare(found, lambda a, b: mmd2(a, b, bandwidth(a)), symmetric=False)
         values = results(["mmd"], value, floor, found)
         if found.population.numel() and len(found.context) == len(found.real):
             values |= across(found, self.population_points)

@@ -58,7 +58,7 @@ class PRDC:
     def __call__(self, evaluation: Evaluation) -> dict[str, float | Tensor | str]:
         """See the class."""
         found = points(evaluation, f"{self.k} neighbours", least=self.k + 1, most=self.max_points)
-        value, floor = compare(found, lambda a, b: prdc(a, b, self.k))
+        value, floor = compare(found, lambda a, b: prdc(a, b, self.k), symmetric=False)
         return results(NAMES, value, floor, found)
 
 

@@ -13,6 +13,8 @@ from flowzoo.metrics._points import compare, points, results
 from flowzoo.registry import METRICS
 from flowzoo.seeding import generator
 
+BLOCK = 2**22  # numbers in a block of projections or of directions
+
 
 @METRICS.register
 @dataclass(frozen=True)
@@ -49,10 +51,8 @@ class SlicedWasserstein:
         found = points(evaluation, "a sliced Wasserstein distance", least=1, most=self.max_points, widest=None)
         size = found.real.shape[-1]
         # A fixed seed: no difference between two models is one of directions.
-        directions = torch.randn(
-            size, self.num_projections, generator=generator(0, "sw", size), dtype=torch.float64
-        ).to(found.real.device)
-        directions = directions / directions.norm(dim=0)
+        directions = torch.randn(size, self.num_projections, generator=generator(0, "sw", size), dtype=torch.float32)
+        directions = (directions / directions.norm(dim=0)).to(found.real.device)
         value, floor = compare(found, lambda a, b: sliced_wasserstein(a, b, directions))
         return results(["sw"], value, floor, found)
 
@@ -68,6 +68,12 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> Tensor:
     Returns:
         A scalar tensor, in the units of ``a`` and ``b``.
     """
+    block = max(1, BLOCK // max(len(a), len(b), len(directions)))
+    if directions.shape[1] > block:  # of images: their directions alone are gigabytes in float64
+        parts = directions.split(block, 1)
+        means = [sliced_wasserstein(a, b, part) * part.shape[1] for part in parts]
+        return torch.stack(means).sum() / directions.shape[1]
+    directions = directions.to(a.dtype)
     sorted_a, sorted_b = ((directions.T @ t.T).sort(1).values for t in (a, b))
     n, m = len(a), len(b)
     if n == m:

@@ -21,7 +21,10 @@ BY_EVENT = (
 )
 LARGEST = ("roundtrip_error", "peak_memory_mb")
 # Tensors with a row for each test event or test group; of others (pictures) those of the first fold stand.
-_ROWS = ("log_prob", "group", "by_event", "by_group", "to_population", "context_distance")
+_ROWS = (
+    *("log_prob", "group", "by_event", "by_group", "by_column", "p_by_group"),
+    *("to_population", "context_distance"),
+)
 _GAIN = "context_gain.by_event"
 
 
@@ -33,13 +36,21 @@ def join_folds(cells: Sequence[Cell]) -> list[Cell]:
 
     Args:
         cells: finished cells, failed ones too.
+
+    Raises:
+        ValueError: for folds of a cell that was run without them too.
     """
     joined: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in cells:
         joined.setdefault((cell.record.dataset, cell.record.model, cell.record.seed), []).append(cell)
     found = []
     for same in joined.values():
-        if any(cell.record.fold is not None for cell in same):
+        folds = {cell.record.fold for cell in same}
+        if None in folds and len(folds) > 1:
+            raise ValueError(
+                f"{same[0].record.stem}: a run with folds and one without are no one table; read them apart"
+            )
+        if None not in folds:
             found.append(_joined(sorted(same, key=lambda cell: cell.record.fold or 0)))
         else:
             found += same
@@ -58,8 +69,8 @@ def _joined(folds: list[Cell]) -> Cell:
         "fold": None,
         "n_test": sum(r.n_test for r in records),
         "n_train": round(sum(r.n_train for r in records) / len(records)),
-        "split_hash": _together([r.split_hash for r in records]),
-        "hash": _together([r.hash for r in records]),
+        "split_hash": joined_hash([r.split_hash for r in records]),
+        "hash": joined_hash([r.hash for r in records]),
         "notes": list(dict.fromkeys(note for r in records for note in r.notes)),
     }
     if failed:
@@ -67,7 +78,13 @@ def _joined(folds: list[Cell]) -> Cell:
         return Cell(replace(first, **common, status="failed", reason=reason, metrics={}, missing={}), {})
     scores = _tensors([fold.scores for fold in folds])
     metrics, missing = _figures(folds)
+    if {"log_prob", "group"} <= scores.keys() and "nll_nats" in metrics:
+        metrics["nll_se"] = clustered_mean(scores["log_prob"], scores["group"], scores.get("weight"))[1]
+        missing.pop("nll_se", None)
+        if not math.isfinite(metrics["nll_se"]):
+            del metrics["nll_se"]
     if {_GAIN, "group"} <= scores.keys() and "context_gain" in metrics:
+        missing.pop("context_gain_se", None)
         metrics["context_gain_se"] = clustered_mean(scores[_GAIN], scores["group"], scores.get("weight"))[1]
     return Cell(replace(first, **common, metrics=metrics, missing=missing), scores)
 
@@ -118,5 +135,6 @@ def _tensors(folds: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return found
 
 
-def _together(hashes: Sequence[str]) -> str:
+def joined_hash(hashes: Sequence[str]) -> str:
+    """Of the folds of one split, what the table shows as its hash."""
     return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]

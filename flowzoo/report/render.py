@@ -20,16 +20,17 @@ ERRORS = (
 )
 GAIN = (
     "context gain: NLL of the same config trained without context minus NLL; ± over test groups, for one training of "
-    "each: what trainings differ by is not in it"
+    "each (the level of context noise chosen on validation): what trainings differ by is not in it"
 )
 SEEDS = "± seeds: standard error of the mean over seeds"
 # What a narrow terminal goes without, first things first. A number is never cut.
-_NEEDLESS = re.compile("are of images|pixels are too few")
+_NEEDLESS = re.compile("are of images|not images|pixels are too few")
 _SELF_EVIDENT = {"nll_nats", "nll_per_dim", "bits_per_dim"}  # or said by the legend
 _LEAST = (
     *("coverage", "PQMass", "correlation", "KS", "MMD²"),
     *("scattering", "bispectrum", "Minkowski", "peaks", "pixel W1", "P(k) std R²", "class accuracy"),
-    *("NLL/dim", "params", "train", "draws", "± seeds", "SW (floor)", "context use", "excess", "bits/dim"),
+    *("NLL/dim", "params", "train", "draws", "± seeds of the gain", "± seeds", "SW (floor)", "context use", "excess"),
+    *("bits/dim", "context gain ± SE"),
 )
 
 

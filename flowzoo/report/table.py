@@ -137,11 +137,13 @@ def make_table(cells: Sequence[Cell]) -> Table:
         cells: finished cells in any order, failed ones too.
 
     Raises:
-        ValueError: if a (dataset, model, seed) occurs twice.
+        ValueError: if a (dataset, model, seed) occurs twice, or is one fold of several.
     """
     grouped: dict[str, dict[str, list[Cell]]] = {}
     seen: set[str] = set()
     for cell in (Cell(*pair) for pair in cells):
+        if cell.record.fold is not None:
+            raise ValueError(f"{cell.record.stem} is one fold; join_folds makes one cell of all of them")
         if cell.record.stem in seen:
             raise ValueError(f"two cells are {cell.record.stem} (dataset.model.seed); a table takes one run of each")
         seen.add(cell.record.stem)

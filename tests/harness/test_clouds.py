@@ -63,7 +63,7 @@ def test_a_few_small_groups_among_large_ones_are_left_out_and_counted():
     sizes[small] = 2 * LEAST - 1
     known = real_clouds(splits(sizes), 16, 500, 100)
     assert small not in known.groups.tolist()
-    assert known.note.endswith("of 5 of 6 test groups; 1 have fewer than 200 events")
+    assert known.note.endswith("of 5 of 6 test groups; 1 have fewer than 400 events")
 
 
 def test_one_test_group_of_few_events_has_no_clouds_and_says_so():
@@ -114,3 +114,17 @@ def test_integer_events_of_large_groups_have_no_population():
     known = real_clouds(parts, 16, 100, 100)
     assert known.rows.shape[0] == 4
     assert known.population.shape[:2] == (0, 0)
+
+
+def test_size_of_clouds_is_that_of_all_groups_and_the_same_for_every_fold():
+    sizes = [300, 900, 320, 950, 310, 990, 330, 980, 340, 970]
+    groups = torch.arange(10).repeat_interleave(torch.tensor(sizes))
+    x = torch.randn(len(groups), 2, generator=generator(0, "x"))
+    data = Data(x, torch.arange(10.0)[:, None], groups, groups)
+    known = [real_clouds(Splits.make(data, fold=(k, 5)), 16, 500, 100) for k in range(5)]
+    # 320 events are what four of five groups have
+    assert {each.rows.shape[-1] for each in known} == {160}
+    assert sum(len(each.groups) for each in known) == 8
+    small = [300, 30, 30, 30, 30, 30]
+    one = real_clouds(splits(small), 16, 500, 100)
+    assert isinstance(one, str) or len(one.groups) == 0

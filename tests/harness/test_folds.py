@@ -7,6 +7,7 @@ import torch
 import flowzoo
 from flowzoo.config import ConfigError
 from flowzoo.data import Data, Fold
+from flowzoo.harness import RunDirectoryError
 from flowzoo.harness.single import evaluate_one
 from flowzoo.record import load_scores
 from flowzoo.seeding import generator
@@ -125,3 +126,49 @@ def test_folds_of_the_data_decide_how_many_there_are(tmp_path):
 def test_folds_that_there_cannot_be_are_refused_before_training(tmp_path, folds, says):
     with pytest.raises(ConfigError, match=says):
         flowzoo.bench({"gaussian": {}}, galaxies(), out=tmp_path / "run", folds=folds)
+
+
+def test_leave_one_group_out_has_a_gain_whose_error_is_over_all_groups(tmp_path):
+    data = galaxies(count=5)
+    done = flowzoo.bench(
+        {"gaussian": {}}, data, out=tmp_path / "run", folds=5, context_gain=True, fractions=(0.6, 0.2, 0.2), show=False
+    )
+    assert [known.status for known in done.records] == ["ok"] * 5
+    assert all("context_gain_se" not in known.metrics for known in done.records)
+    assert done.table["context_gain_se"].iloc[0] > 0
+    assert done.table["nll_se"].iloc[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"), [(0, 3, "without folds, and this one is with"), (3, 0, "with folds")]
+)
+def test_folder_of_another_folding_is_refused(tmp_path, first, second, says):
+    flowzoo.bench({"gaussian": {}}, galaxies(), out=tmp_path / "run", folds=first, show=False)
+    with pytest.raises(RunDirectoryError, match=says):
+        flowzoo.bench({"gaussian": {}}, galaxies(), out=tmp_path / "run", folds=second, show=False)
+
+
+def test_readme_of_a_run_with_folds_has_the_hash_of_the_table(run):
+    text = (run.path / "README.md").read_text()
+    assert f"3 folds, together {run.table['split_hash'].iloc[0]}" in text
+
+
+def test_states_of_other_levels_of_noise_are_refused_and_those_of_finished_cells_removed(tmp_path):
+    folder = tmp_path / "run"
+    flowzoo.bench(MAF, galaxies(), out=folder, train=TRAIN, baseline=False, show=False)
+    left = folder / "checkpoints" / "data.maf.0.state.noise1.safetensors"
+    left.write_bytes(b"left")
+    flowzoo.bench(MAF, galaxies(), out=folder, train=TRAIN, baseline=False, show=False)
+    assert not left.exists()
+    (folder / "cells" / "data.maf.0.json").unlink()
+    left.write_bytes(b"left")
+    with pytest.raises(RunDirectoryError, match=r"noise1.safetensors was left by a run with other levels"):
+        flowzoo.bench(MAF, galaxies(), out=folder, train=TRAIN, baseline=False, show=False)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 8, 8), (4, 6)])
+def test_events_of_several_channels_are_evaluated(tmp_path, shape):
+    x = torch.randn(120, *shape, generator=generator(0, "x"))
+    data = Data(x, torch.randn(120, 2, generator=generator(0, "c")))
+    done = flowzoo.bench({"gaussian": {}}, data, out=tmp_path / "run", show=False)
+    assert done.records[0].status == "ok", done.records[0].reason

@@ -119,3 +119,16 @@ def test_file_name_says_which_cell_it_is(fold):
     record = Record("a.b", "nflows-nsf", 3, "h", "ok", fold=fold)
     assert from_stem(record.stem) == {"dataset": "a.b", "model": "nflows-nsf", "seed": 3, "fold": fold}
     assert from_stem("table") == {}
+
+
+def test_folds_and_a_run_without_them_are_no_one_table():
+    plain = Cell(Record("stars", "maf", 0, "h", "ok"), {})
+    with pytest.raises(ValueError, match="a run with folds and one without"):
+        join_folds([plain, cell("maf", 0)])
+    with pytest.raises(ValueError, match=r"stars.maf.0.fold0 is one fold; join_folds"):
+        make_table([cell("maf", 0)])
+
+
+def test_error_of_the_joined_record_is_that_of_the_table():
+    (joined,) = join_folds([cell("maf", k, nll_se=9.0) for k in (0, 1)])
+    assert joined.record.metrics["nll_se"] == pytest.approx(make_table([joined]).frame["nll_se"].iloc[0])
