@@ -128,7 +128,8 @@ def make_table(cells: Sequence[Cell]) -> Table:
     :math:`\ell_{mi}` the log p of model m at test event i, averaged over seeds, and b the model of the lowest
     ``nll_nats``, ``delta_nll`` is the mean of :math:`\ell_{bi} - \ell_{mi}` over events and ``delta_se`` its
     standard error, clustered by group. Being paired, it is free of the scatter that events have in common,
-    which the difference of two error bars counts twice. ``tied``: within two standard errors of the best.
+    which the difference of two error bars counts twice. ``tied``: within two standard errors of the best, as are all
+    that are better than it.
 
     ``nll_se`` is the error from the finite number of test groups, ``nll_seed_se`` that from the finite number
     of seeds. A metric that was not computed is NaN, never zero, and ``Table.missing`` says why.
@@ -282,9 +283,12 @@ def _compare(pairs: list[tuple[dict[str, Any], _Scores | str | None]], missing: 
         return
     best, best_scores = min(able, key=lambda pair: pair[0]["nll_nats"])
     best["best"] = True
-    for row, scores in able:
+    among = True
+    for row, scores in sorted(able, key=lambda pair: pair[0]["nll_nats"]):
         row["delta_nll"], row["delta_se"] = scores.mean(best_scores.log_prob - scores.log_prob)
-        # False for the NaN error of a single group.
-        row["tied"] = row is best or abs(row["delta_nll"]) <= 2 * row["delta_se"]
+        # False for the NaN error of a single group. Below one that is not tied nobody is: a model with a few events of
+        # density nearly zero has an error as large as its NLL, and that is no reason to trust it.
+        among = among and (row is best or abs(row["delta_nll"]) <= 2 * row["delta_se"])
+        row["tied"] = among
         if math.isnan(row["delta_se"]):
             empty(row, "delta_se", _ONE_GROUP)

@@ -44,6 +44,9 @@ def cell(
     return Cell(record, {"log_prob": log_prob, "group": groups})
 
 
+SHARED_SCORES = scatter(11)
+
+
 def failed(model: str, reason: str | None, seed: int = 0, dataset: str = "maps") -> Cell:
     return Cell(Record(dataset, model, seed, "h", "failed", reason=reason), {})
 
@@ -333,3 +336,14 @@ def test_unreadable_scores_cost_the_comparison_only(tmp_path: Path):
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nowhere: expected the folder of a run"):
         read_cells(tmp_path / "nowhere")
+
+
+def test_model_below_one_that_is_not_tied_is_not_tied_however_large_its_error():
+    wild = SHARED_SCORES.clone()
+    wild[:3] -= 1e6
+    cells = [cell("best", SHARED_SCORES), cell("worse", SHARED_SCORES - 1.0), cell("wild", wild)]
+    table = make_table(cells)
+    assert row(table, "wild")["delta_nll"] < 2 * row(table, "wild")["delta_se"]
+    assert not row(table, "worse")["tied"]
+    assert not row(table, "wild")["tied"]
+    assert row(make_table([cells[0], cells[2]]), "wild")["tied"]
