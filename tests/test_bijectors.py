@@ -300,6 +300,15 @@ def test_logit_counts_the_rows_outside_its_bounds():
         Logit(0, 1).fit(x, ["e", "q"])
 
 
+@pytest.mark.parametrize(("low", "high", "bound"), [(0, 1, 1.0), (5, 6, 6.0)])
+def test_logit_that_is_infinite_at_a_bound_is_refused_when_fitted(low, high, bound):
+    x = torch.full((10, 2), low + 0.5)
+    x[3, 1] = bound
+    with pytest.raises(ValueError, match=r"^column 'q': 1 of 10 rows have no finite logit, .* alpha 1e-09. Give a la"):
+        Logit(low, high, 1e-9).fit(x, ["e", "q"])
+    Logit(low, high, 1e-9).fit(x.double())
+
+
 @pytest.mark.parametrize("options", [(1, 1), (2, 1), (0, 1, 0.0), (0, 1, 0.5)])
 def test_logit_of_no_interval_is_refused(options):
     with pytest.raises(ValueError, match=r"logit needs low < high and 0 < alpha < 0\.5"):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowzoo.bijectors._base import Bijector, column_name
+from flowzoo.bijectors._base import Bijector, column_name, pieces
 
 
 class Log(Bijector):
@@ -165,13 +165,20 @@ class Logit(Bijector):
         self._slope = (1 - 2 * self.alpha) / (self.high - self.low)
 
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
-        """Check that the data lie within the bounds."""
+        """Check that the data lie within the bounds, and that alpha keeps them from infinity in their precision."""
         bad = ((x < self.low) | (x > self.high)).reshape(len(x), -1)
         if bool(bad.any()):
             column = int(bad.any(0).nonzero()[0])
             raise ValueError(
                 f"{column_name(names, column, bad.shape[1])}: {int(bad[:, column].sum())} of {len(x)} rows lie outside "
                 f"[{self.low:g}, {self.high:g}], the bounds given for the logit."
+            )
+        bad = torch.cat([~torch.isfinite(self.to_latent(part)[0]) for part in pieces(x)]).reshape(len(x), -1)
+        if bool(bad.any()):
+            column = int(bad.any(0).nonzero()[0])
+            raise ValueError(
+                f"{column_name(names, column, bad.shape[1])}: {int(bad[:, column].sum())} of {len(x)} rows have no "
+                f"finite logit, so near a bound and with alpha {self.alpha:g}. Give a larger alpha."
             )
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:

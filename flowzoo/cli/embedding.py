@@ -21,6 +21,7 @@ def embed(
     folds: Annotated[int | None, typer.Option(help="An autoencoder for each of so many folds (bench.folds).")] = None,
     view: Annotated[str, typer.Option(help="Of the images of a galaxy: mean of their latents, or the first.")] = "mean",
     load: Annotated[Path | None, typer.Option(help="Train nothing: encode with this .safetensors of embed.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="With --load: no galaxy is one that it was made with.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files that are there.")] = False,
     device: Device = None,
 ) -> None:
@@ -53,9 +54,15 @@ def embed(
     if load is not None:
         if settings.embed or folds is not None or view != "mean":
             raise ConfigError("--load trains nothing: leave out --latents, --steps, --folds, --view and --set embed.*")
-        error = embed_with(load, name, options, bench, out, overwrite=overwrite)
-        typer.echo(f"{out}: latents by {load}; error of the reconstructions {error:.4f} (squared, in network units)")
+        done = embed_with(load, name, options, bench, out, overwrite=overwrite, new=new)
+        for text in done.differ:
+            typer.echo(f"{load} was made with other options of {name}: {text}", err=True)
+        error = f"error of the reconstructions {done.error:.4f} (squared, in network units)"
+        typer.echo(f"{out}: latents by {load}; {error}")
+        typer.echo(f"{done.recognised} of {done.galaxies} galaxies recognised; every other one is test.")
         return
+    if new:
+        raise ConfigError("--new is of galaxies that --load encodes; leave it out")
 
     results: list[Any] = []
 

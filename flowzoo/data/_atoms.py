@@ -16,6 +16,8 @@ import torch
 from flowzoo.config import ConfigError
 from flowzoo.seeding import generator
 
+_STEPS, _FAR_STEPS = 1000, 100  # of float32 within the noise, at the most frequent value and far out
+_FAR = 0.999  # quantile of the magnitudes that is far out
 _LEAST_DEX = 1e-4  # a thousand steps of float32 in a factor of 10^1e-4
 
 
@@ -37,12 +39,16 @@ def add_uniform(values: np.ndarray, f: float, label: str, *sources: torch.Genera
     found, counts = np.unique(values, return_counts=True)
     top = found[counts.argmax()]
     # With fewer than some hundred values to land on, an atom stays an atom.
-    least = 1000 * float(np.spacing(np.float32(abs(top))))
-    if f < least:
-        raise ConfigError(
-            f"noise of '{label}' is {f:g}, which float32 cannot resolve beside its most "
-            f"frequent value {top:g}: give {least:.2g} or more, or subtract an offset"
-        )
+    # Values far from it that are rounded are many atoms together, each of fewer rows.
+    far = float(np.quantile(np.abs(values), _FAR))
+    kinds = ((top, _STEPS, "its most frequent value"), (far, _FAR_STEPS, "its large values, such as"))
+    for value, steps, what in kinds:
+        least = steps * float(np.spacing(np.float32(abs(value))))
+        if f < least:
+            raise ConfigError(
+                f"noise of '{label}' is {f:g}, which float32 cannot resolve beside {what} {value:g}: "
+                f"give {least:.2g} or more, or subtract an offset"
+            )
     start = 0
     for source, end in zip(sources, ends or (len(values),), strict=True):
         values[start:end] += f * torch.rand(end - start, generator=source, dtype=torch.float64).numpy()

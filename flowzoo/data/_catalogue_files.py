@@ -1,21 +1,23 @@
 """Files of a catalogue: the particles of each galaxy, and a table of parameters with a row for each.
 
-A galaxy is called by the text of its id. Whole numbers are the same id however they are written (7, 7.0, 007), because
-a CSV file forgets how they were.
+A galaxy is called by the text of its id. Whole numbers are the same id however they are written (7, 7.0, 007), as
+numbers or as text, because a CSV file forgets how they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flowzoo.config import ConfigError
-from flowzoo.data._readers import ENDINGS, Source, expanded, open_table
+from flowzoo.data._readers import ENDINGS, Lazy, Source, expanded, open_table, shape_of
 from flowzoo.data._values import numbers, numeric, texts
 
 
@@ -41,30 +43,45 @@ def as_ids(column: np.ndarray, name: str, path: str) -> list[str]:
     """A column of ids as text; 7.0 is 7.
 
     Raises:
-        ValueError: if a row has none.
+        ValueError: if a row has none, or for floats so large that two ids may have become one.
     """
-    import pandas as pd
-
-    empty = int(pd.isna(column).sum())
-    if empty:
-        raise ValueError(f"{path}: {empty} of {len(column)} rows have no '{name}'")
+    _check_all_there(column, name, path)
+    if column.dtype.kind == "f":
+        large = np.abs(column) >= 2.0 ** (np.finfo(column.dtype).nmant + 1)
+        if large.any():
+            example = f"{column[large][0]:.17g} as {column.dtype}"
+            raise ValueError(
+                f"{path}: '{name}' holds {example}, which rounds ids so large; ids must be integers or text"
+            )
     if column.dtype.kind == "f" and bool((np.isfinite(column) & (column == np.round(column))).all()):
         column = column.astype(np.int64)
     return [text.strip() for text in texts(column)]
 
 
+def _check_all_there(column: np.ndarray, name: str, path: str) -> None:
+    import pandas as pd
+
+    empty = int(pd.isna(column).sum())
+    if empty:
+        raise ValueError(f"{path}: {empty} of {len(column)} rows have no '{name}'")
+
+
 def key(galaxy: str) -> str:
     """What two ids have in common that mean the same galaxy."""
-    return str(int(galaxy)) if _whole(galaxy) else galaxy
+    return str(_number(galaxy)) if _whole(galaxy) else galaxy
 
 
 def in_order(galaxies: Sequence[str]) -> list[str]:
     """Sorted: whole numbers by value, then text; the same however the files were found."""
-    return sorted(galaxies, key=lambda g: (not _whole(g), int(g) if _whole(g) else 0, g))
+    return sorted(galaxies, key=lambda g: (not _whole(g), _number(g) if _whole(g) else 0, g))
 
 
 def _whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal() and text.isascii()
+    return re.fullmatch(r"-?[0-9]+(\.0*)?", text) is not None
+
+
+def _number(whole: str) -> int:
+    return int(whole.split(".")[0])
 
 
 def _called(galaxy: str, path: str) -> str:
@@ -87,27 +104,29 @@ def open_named(path: str, names: Sequence[str]) -> Iterator[Source]:
         ConfigError: if there is no such array, or several.
     """
     with open_table(path) as source:
-        yield Source(path, _named(source.arrays, names, path)) if names else source
+        yield Source(path, _named(source, names)) if names else source
 
 
-def _named(arrays: Mapping[str, Any], names: Sequence[str], path: str) -> dict[str, Any]:
-    """The arrays by name, the 2-D one by its columns too."""
-    names = list(names)
-    if len(names) == 1 and names[0] in arrays and np.ndim(arrays[names[0]]) == 1:
-        names = texts(np.asarray(arrays[names[0]]))
-    found = {name: np.asarray(arrays[name]) for name in arrays}
-    fitting = [name for name, array in found.items() if array.ndim == 2 and array.shape[1] == len(names)]
+def _named(source: Source, names: Sequence[str]) -> Lazy:
+    """The arrays by name, the 2-D one by its columns too; none but the names is read here."""
+    names, path, arrays = list(names), source.path, source.arrays
+    known = {name: shape_of(arrays, name) for name in arrays}
+    if len(names) == 1 and names[0] in known and len(known[names[0]]) < 2:
+        names = texts(source.column(names[0]))
+    fitting = [name for name, shape in known.items() if len(shape) == 2 and shape[1] == len(names)]
     if len(fitting) != 1:
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in found.items() if array.ndim == 2) or "none"
+        shapes = ", ".join(f"{name} {shape}" for name, shape in known.items() if len(shape) == 2) or "none"
         raise ConfigError(
             f"{path}: {len(names)} names of columns ({', '.join(names[:3])}, ...) need one 2-D array with as many "
             f"columns; the 2-D arrays are {shapes}"
         )
     for name in names:
-        if name in found or names.count(name) > 1:
+        if name in known or names.count(name) > 1:
             raise ConfigError(f"{path}: '{name}' would be the name of two columns; give another")
-    array = found[fitting[0]]
-    return found | {name: array[:, i] for i, name in enumerate(names)}
+    place = {name: i for i, name in enumerate(names)}
+    known |= {name: known[fitting[0]][:1] for name in names}
+    table = cache(lambda: np.asarray(arrays[fitting[0]]))
+    return Lazy(list(known), lambda name: table()[:, place[name]] if name in place else arrays[name], known.__getitem__)
 
 
 # -- particles
@@ -150,12 +169,14 @@ class Particles:
     def _of_folder(self, folder: Path, x: Sequence[str], others: Sequence[str]) -> Iterator[Galaxy]:
         besides = {expanded(path).resolve() for path in self.besides}
         files: dict[str, Path] = {}
+        known: dict[str, Path] = {}
         for file in sorted(folder.iterdir()):
             if file.suffix.lower() not in ENDINGS or file.name.startswith(".") or file.resolve() in besides:
                 continue
-            same = [other for galaxy, other in files.items() if key(galaxy) == key(file.stem)]
-            if same:
-                raise ValueError(f"galaxy '{file.stem}' has two files in {self.path}: {same[0].name} and {file.name}")
+            if not file.is_file():
+                continue
+            if (same := known.setdefault(key(file.stem), file)) is not file:
+                raise ValueError(f"galaxy '{file.stem}' has two files in {self.path}: {same.name} and {file.name}")
             files[file.stem] = file
         if not files:
             raise FileNotFoundError(f"no galaxy in {self.path}: it has no file that ends in {', '.join(ENDINGS)}")
@@ -165,15 +186,13 @@ class Particles:
             with _about(galaxy, path), open_named(path, self.names) as source:
                 labels, columns = _columns(source, x, others)
                 count = len(columns[labels[0]])
-                if not count:
-                    raise ValueError("the file has no rows")
                 if first and labels != first:
                     raise ValueError(f"x has {len(labels)} columns here, and {len(first)} in the first galaxy")
             first = labels
             yield Galaxy(galaxy, path, np.arange(count), labels, columns)
 
     def _of_file(self, x: Sequence[str], others: Sequence[str]) -> Iterator[Galaxy]:
-        with open_named(self.path, self.names) as source:
+        with in_file(self.path), open_named(self.path, self.names) as source:
             if not self.group:
                 raise ConfigError(
                     f"{self.path} is one file: give `group`, the column that says which galaxy a row belongs to (or "
@@ -181,8 +200,6 @@ class Particles:
                 )
             labels, columns = _columns(source, x, others)
             group = source.column(self.group)
-        if not len(group):
-            raise ValueError(f"{self.path} has no rows")
         rows = _rows_of(group, self.group, self.path)
         for galaxy in in_order(list(rows)):
             chosen = rows[galaxy]
@@ -195,11 +212,14 @@ def _columns(source: Source, x: Sequence[str], others: Sequence[str]) -> tuple[t
     """Labels of the event's columns, and all columns by label; numbers every one."""
     event = source.columns(x)
     found = event | {name: source.column(name) for name in others if name not in event}
+    if not len(next(iter(event.values()))):
+        raise ValueError("the file has no rows")  # a header alone says nothing of what its columns hold
     return tuple(event), {label: numeric(column, label) for label, column in found.items()}
 
 
 def _rows_of(group: np.ndarray, name: str, path: str) -> dict[str, Any]:
     """Rows of each galaxy: a slice where they stand together (and its columns are views), else their numbers."""
+    _check_all_there(group, name, path)
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     ends = np.r_[starts[1:], len(group)]
     runs = as_ids(group[starts], name, path)
@@ -227,6 +247,17 @@ def _about(galaxy: str, path: str) -> Iterator[None]:
         raise type(error)(f"{what}: {error}") from None
 
 
+@contextmanager
+def in_file(path: str) -> Iterator[None]:
+    """Errors inside say which file they are about."""
+    try:
+        yield
+    except ValueError as error:
+        if path in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from None
+
+
 # -- parameters
 
 
@@ -245,18 +276,21 @@ def read_parameters(
     Raises:
         ConfigError, ValueError: naming file and galaxy, for one that has no row or two, or a value that is no number.
     """
-    with open_named(path, names) as source:
-        columns = {label: numbers(column, label) for label, column in source.columns(context).items()}
+    with in_file(path), open_named(path, names) as source:
+        found = source.columns(context)
+        rows = len(next(iter(found.values())))
+        if not rows:
+            raise ValueError("the file has no rows")
+        columns = {label: numbers(column, label) for label, column in found.items()}
         ids = id or ("id" if "id" in source.arrays else "")
-        rows = len(next(iter(columns.values())))
         where = {str(i): i for i in range(rows)}
         if ids:
-            found = [key(galaxy) for galaxy in as_ids(source.column(ids), ids, path)]
-            where = {galaxy: i for i, galaxy in enumerate(found)}
-            twice = next((g for i, g in enumerate(found) if where[g] != i), None)
+            keys = [key(galaxy) for galaxy in as_ids(source.column(ids), ids, path)]
+            where = {galaxy: i for i, galaxy in enumerate(keys)}
+            twice = next((g for i, g in enumerate(keys) if where[g] != i), None)
             if twice is not None:
                 raise ValueError(
-                    f"{path}: galaxy '{twice}' has {found.count(twice)} rows in column '{ids}'; one is needed"
+                    f"{path}: galaxy '{twice}' has {keys.count(twice)} rows in column '{ids}'; one is needed"
                 )
     for galaxy, file in galaxies:
         if key(galaxy) not in where:

@@ -55,17 +55,8 @@ class CleaningRecord:
         return self.rows[self.ends[g - 1] if g else 0 : self.ends[g]]
 
     def report(self) -> pd.DataFrame:
-        """Counts per galaxy: ``particles``, a column for what each step left out, and how many are ``left``.
-
-        A galaxy with too few particles has all of the rest in the column ``minimum``.
-        """
-        import pandas as pd
-
-        lines = []
-        for galaxy, particles, removed in self.counts:
-            counts = {step: removed.get(step, 0) for step in self.cleaning.steps}
-            lines.append({"galaxy": galaxy, "particles": particles, **counts, "left": particles - sum(counts.values())})
-        return pd.DataFrame(lines)
+        """As the function ``report``."""
+        return report(self.cleaning, self.counts)
 
     def notes(self) -> list[str]:
         """A line for each step that was asked for: the total, and the galaxies that lost most."""
@@ -79,7 +70,8 @@ class CleaningRecord:
             how = f" ({told[step]})" if step in told else ""
             notes.append(f"cleaning, {step}{how}: left out {removed} of {total} particles{self._worst(step)}")
         if self.cleaning.minimum:
-            small = [(g, counts["minimum"]) for g, _, counts in self.counts if g not in self.galaxies]
+            left = set(self.galaxies)
+            small = [(g, counts["minimum"]) for g, _, counts in self.counts if g not in left]
             names = ", ".join(f"'{galaxy}' with {count}" for galaxy, count in small[:10])
             more = f" and {len(small) - 10} more" if len(small) > 10 else ""
             listing = f": {names}{more}" if small else ""
@@ -98,19 +90,29 @@ class CleaningRecord:
     def restore(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
         """Events with position and velocity as the files have them; other columns are left alone.
 
+        As float64 where coordinates were moved: a position beside a large centre is more than float32 can hold.
+
         Args:
             x: ``(n, D)`` events, of the data or drawn.
             groups: ``(n,)``, the galaxy of each; None for the events of the data in their order.
 
         Raises:
             ConfigError: if an axis that was turned is not in x.
-            ValueError: if x is not of this catalogue's events.
+            ValueError: if x is not of this catalogue's events, or groups is not of its galaxies.
         """
         if x.ndim != 2 or x.shape[1] != len(self.names) or (groups is None and len(x) != len(self.rows)):
             raise ValueError(
                 f"x must be (n, {len(self.names)}), with groups (n,) if n is not {len(self.rows)}; got {tuple(x.shape)}"
             )
-        result = x.clone()
+        if groups is not None:
+            whole = not (groups.is_floating_point() or groups.dtype == torch.bool)
+            if not whole or groups.shape != x.shape[:1] or bool(((groups < 0) | (groups >= len(self.ends))).any()):
+                raise ValueError(
+                    f"groups must be ({len(x)},) whole numbers from 0 to {len(self.ends) - 1}, the galaxy of each "
+                    f"event; got {tuple(groups.shape)} {groups.dtype}"
+                    + (f" from {groups.min()} to {groups.max()}" if groups.numel() else "")
+                )
+        result = x.to(torch.float64 if self.cleaning.moves else x.dtype, copy=True)
         of_event = np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0)) if groups is None else groups
         order = np.argsort(np.asarray(of_event), kind="stable")
         ends = np.cumsum(np.bincount(np.asarray(of_event), minlength=len(self.ends)))
@@ -126,7 +128,7 @@ class CleaningRecord:
                 if self.cleaning.rotate:
                     values = values @ torch.from_numpy(self.rotations[g])
                 values = values + torch.from_numpy(self.centres[g, i, axes])
-                result[rows[:, None], torch.tensor(where)] = values.to(x.dtype)
+                result[rows[:, None], torch.tensor(where)] = values.to(result.dtype)
         return result
 
     def _radius(self) -> str:
@@ -140,6 +142,20 @@ class CleaningRecord:
         lost = [(counts.get(step, 0) / max(1, n), counts.get(step, 0), n, g) for g, n, counts in self.counts]
         worst = sorted((loss for loss in lost if loss[1]), key=lambda loss: -loss[0])[:_WORST]
         return (", most of " + ", ".join(f"'{g}' ({k} of {n})" for _, k, n, g in worst)) if worst else ""
+
+
+def report(cleaning: Cleaning, counts: Sequence[tuple[str, int, dict[str, int]]]) -> pd.DataFrame:
+    """Counts per galaxy: ``particles``, a column for what each step left out, and how many are ``left``.
+
+    A galaxy with too few particles has all of the rest in the column ``minimum``.
+    """
+    import pandas as pd
+
+    lines = []
+    for galaxy, particles, removed in counts:
+        own = {step: removed.get(step, 0) for step in cleaning.steps}
+        lines.append({"galaxy": galaxy, "particles": particles, **own, "left": particles - sum(own.values())})
+    return pd.DataFrame(lines)
 
 
 def record(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from torch import Tensor
 
-from flowzoo.bijectors import Bijector, Columns, Compose, Log, Logit, SoftLog, Tanh
+from flowzoo.bijectors import Bijector, Columns, Compose, Log, Logit, SoftLog, Standardize, Tanh
 from flowzoo.config import ConfigError
 
 # name: how it is written, how many numbers it may have, how it is made
@@ -20,6 +20,10 @@ _KINDS: dict[str, tuple[str, tuple[int, ...], Callable[..., Bijector]]] = {
     "signed_log": ("signed_log(tau)", (1,), SoftLog),
     "tanh": ("tanh(bound)", (1,), Tanh),
 }
+
+
+class DefaultScale(Standardize):
+    """Stands for the scale of contexts that nobody chose: ``Splits.maps`` takes the default for its training part."""
 
 
 def map_pairs(value: Any) -> Any:

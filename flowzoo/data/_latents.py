@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from flowzoo.config import ConfigError
-from flowzoo.data._catalogue_files import as_ids, key
+from flowzoo.data._catalogue_files import as_ids, in_file, key
 from flowzoo.data._data import Fold
 from flowzoo.data._readers import open_table
-from flowzoo.data._values import numbers, parts
+from flowzoo.data._values import numbers, parts, single
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Latents:
     Args:
         names: ``latent_0``, ``latent_1``, ...
         vectors: ``(F, G, k)`` float64.
-        part: ``(F, G)`` of 0 (train), 1 (validation), 2 (test).
+        part: ``(F, G)`` uint8 of 0 (train), 1 (validation), 2 (test).
     """
 
     names: list[str]
@@ -42,8 +42,11 @@ class Latents:
         Args:
             context: ``(G, C)``, the other columns.
             groups: ``(N,)``, the galaxy of each event.
+
+        Raises:
+            ValueError: for a latent that float32 cannot resolve.
         """
-        contexts = [torch.cat([context, torch.from_numpy(v).float()], 1) for v in self.vectors]
+        contexts = [torch.cat([context, torch.from_numpy(single(v, self.names))], 1) for v in self.vectors]
         events = [part[groups] for part in self.part]
         if len(contexts) == 1:
             return contexts[0], events[0], []
@@ -62,7 +65,7 @@ def read_latents(path: str, galaxies: Sequence[tuple[str, str]]) -> Latents:
         ConfigError, ValueError: naming the table and the galaxy, for one that lacks a row in some fold or has two, and
             for latents that are not finite.
     """
-    with open_table(path) as source:
+    with in_file(path), open_table(path) as source:
         names = sorted((n for n in source.arrays if re.fullmatch(r"latent_\d+", n)), key=lambda n: int(n[7:]))
         if not names or names != [f"latent_{i}" for i in range(len(names))]:
             listing = ", ".join(names) or "none"
@@ -72,10 +75,7 @@ def read_latents(path: str, galaxies: Sequence[tuple[str, str]]) -> Latents:
         ids = [key(galaxy) for galaxy in as_ids(source.column("id"), "id", path)]
         folds = numbers(source.column("fold"), "fold")
         values = np.stack([numbers(source.column(name), name) for name in names], 1)
-        try:
-            part = parts(source.column("part"), "part")
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        part = parts(source.column("part"), "part").to(torch.uint8)
     count = len(np.unique(folds))
     if not np.array_equal(np.unique(folds), np.arange(count)):
         raise ValueError(f"{path}: 'fold' must be 0, 1, ..., each there; it holds {_some(np.unique(folds))}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_ROUNDING = 1e-6  # a third moment below this share of its scale is no direction
+_ROUNDING = 1e-6  # a moment below this share of its scale is no direction
 
 
 def by_angular_momentum(r: np.ndarray, v: np.ndarray, m: np.ndarray) -> np.ndarray:
@@ -19,11 +19,11 @@ def by_angular_momentum(r: np.ndarray, v: np.ndarray, m: np.ndarray) -> np.ndarr
         m: ``(n,)`` masses.
 
     Raises:
-        ValueError: if L is 0.
+        ValueError: if L is 0, but for rounding.
     """
     spin = _spin(r, v, m)
     length = float(np.linalg.norm(spin))
-    if not length > 0:
+    if not length > _ROUNDING * float(m @ np.linalg.norm(np.cross(r, v), axis=1)):
         raise ValueError("its angular momentum is 0, which gives no direction; rotate it by inertia")
     a, b, c = spin / length
     # From the lower half it is turned over first: 1 / (1 + c) below is then at most 1.

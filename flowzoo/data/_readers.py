@@ -59,6 +59,21 @@ def pairs(value: Any) -> Any:
     return found
 
 
+def amounts(value: Any) -> dict[str, float]:
+    """As ``pairs``, with numbers.
+
+    >>> amounts("sfr=1e-3, z: -2")
+    {'sfr': 0.001, 'z': -2.0}
+    """
+    found = {}
+    for name, amount in dict(pairs(value)).items():
+        try:
+            found[str(name)] = float(amount)
+        except (TypeError, ValueError):
+            raise ConfigError(f"expected a number for '{name}'; got {amount!r}") from None
+    return found
+
+
 def sentinels(value: Any) -> tuple[float | str, ...]:
     """Values that mean missing. Those that are not finite stay text, because JSON has no number for them."""
     found: list[float | str] = []
@@ -75,6 +90,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(words)]
 Whole = Annotated[tuple[int, ...], BeforeValidator(listed)]
 Sentinels = Annotated[tuple[float | str, ...], BeforeValidator(sentinels)]
 Amounts = Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], BeforeValidator(pairs)]
+Floors = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(pairs)]
 Labels = Annotated[dict[str, str], BeforeValidator(pairs)]
 
 
@@ -164,10 +180,7 @@ class Source:
     def _listing(self) -> str:
         shapes = {}
         for name in self._arrays:
-            try:
-                shape = np.shape(self._arrays[name])
-            except (ValueError, OSError):
-                continue
+            shape = shape_of(self._arrays, name)
             if len(shape) in (1, 2):
                 shapes[name] = shape
         counts = Counter(shape[0] for shape in shapes.values())
@@ -207,22 +220,36 @@ def open_table(path: str) -> Iterator[Source]:
         yield Source(path, arrays)
 
 
-class _Lazy(Mapping[str, Any]):
-    """Names that are known, arrays that are read on demand."""
+class Lazy(Mapping[str, Any]):
+    """Names that are known, arrays that are read on demand, and their shapes without reading where a file has them."""
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], Any]) -> None:
+    def __init__(
+        self, names: Sequence[str], read: Callable[[str], Any], shape: Callable[[str], tuple[int, ...]] | None = None
+    ) -> None:
         self._names, self._read = dict.fromkeys(names), read
+        self.shape = shape or (lambda name: np.shape(read(name)))
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(name)
         return self._read(name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # which a Mapping would find out by reading
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def shape_of(arrays: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """The shape of an array, read no further than needed; that of a scalar for what cannot be read."""
+    try:
+        return arrays.shape(name) if isinstance(arrays, Lazy) else np.shape(arrays[name])
+    except (ValueError, OSError, EOFError, BadZipFile):
+        return ()
 
 
 @contextmanager
@@ -236,7 +263,18 @@ def _npz(file: Path) -> Iterator[Mapping[str, Any]]:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError(f"{file}: a single array (.npy), where an .npz archive of named arrays is needed")
         with archive:
-            yield archive
+            yield Lazy(archive.files, archive.__getitem__, lambda name: _npz_shape(archive, name))
+
+
+def _npz_shape(archive: Any, name: str) -> tuple[int, ...]:
+    """From the header of a member; arrays of objects, which only pickle could read, have none."""
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if f"{name}.npy" in archive.zip.namelist():
+        with archive.zip.open(f"{name}.npy") as member:
+            if header := headers.get(np.lib.format.read_magic(member)):
+                shape, _, dtype = header(member)
+                return () if dtype.hasobject else tuple(shape)
+    return np.shape(archive[name])
 
 
 @contextmanager
@@ -246,7 +284,7 @@ def _npy(file: Path) -> Iterator[Mapping[str, Any]]:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise _unreadable(file, error) from None
-    yield _Lazy(array.dtype.names, array.__getitem__) if array.dtype.names else {"array": array}
+    yield Lazy(array.dtype.names, array.__getitem__) if array.dtype.names else {"array": array}
 
 
 @contextmanager
@@ -261,7 +299,7 @@ def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own errors are ValueErrors
         raise _unreadable(file, error) from None
     frame.columns = frame.columns.astype(str)
-    yield _Lazy(list(frame.columns), lambda name: _plain(frame[name]))
+    yield Lazy(list(frame.columns), lambda name: _plain(frame[name]), lambda name: (len(frame),))
 
 
 @contextmanager
@@ -273,10 +311,11 @@ def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
     import pandas as pd
 
     try:
-        names = parquet.read_schema(file).names
+        names, rows = parquet.read_schema(file).names, parquet.read_metadata(file).num_rows
     except (ValueError, OSError) as error:
         raise _unreadable(file, error) from None
-    yield _Lazy(names, lambda name: _plain(pd.read_parquet(file, columns=[name], engine="pyarrow")[name]))
+    read = lambda name: _plain(pd.read_parquet(file, columns=[name], engine="pyarrow")[name])  # noqa: E731
+    yield Lazy(names, read, lambda name: (rows,))
 
 
 @contextmanager
@@ -299,7 +338,12 @@ def _hdf5(file: Path) -> Iterator[Mapping[str, Any]]:
                 found.update({f"{name}/{f}": (item, f) for f in fields} if fields else {name: (item, ())})
 
         handle.visititems(visit)
-        yield _Lazy(list(found), lambda name: found[name][0][found[name][1]])
+
+        def shape(name: str) -> tuple[int, ...]:
+            item, field = found[name]
+            return (*(item.shape or ()), *(item.dtype[field].shape if field else ()))
+
+        yield Lazy(list(found), lambda name: found[name][0][found[name][1]], shape)
 
 
 _READERS = {".npz": _npz, ".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5, ".npy": _npy}
@@ -311,9 +355,13 @@ def _plain(series: Any) -> np.ndarray:
     from pandas.api import types
 
     if not types.is_numeric_dtype(series.dtype):
-        return np.asarray(series.to_numpy(dtype=object))
+        # pandas' own NA cannot even be compared.
+        na = {} if isinstance(series.dtype, np.dtype) else {"na_value": np.nan}
+        return np.asarray(series.to_numpy(dtype=object, **na))
     if isinstance(series.dtype, np.dtype):
         return np.asarray(series.to_numpy())
+    if types.is_integer_dtype(series.dtype) and not series.isna().any():  # float64 would merge ids beyond 2^53
+        return np.asarray(series.to_numpy(dtype=series.dtype.numpy_dtype))
     return np.asarray(series.to_numpy(dtype=float, na_value=np.nan))
 
 

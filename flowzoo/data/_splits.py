@@ -16,6 +16,7 @@ from torch import Tensor
 from flowzoo.bijectors import Bijector, Compose, Logit, Standardize, VectorAndImage
 from flowzoo.data._augment import augment
 from flowzoo.data._checks import check
+from flowzoo.data._column_maps import DefaultScale
 from flowzoo.data._context import default_context_map
 from flowzoo.data._data import Data, Levels
 from flowzoo.seeding import generator as make_generator
@@ -126,7 +127,8 @@ class Splits:
         if data.folds:
             data, fold = _own_fold(data, fold), None
         elif fold is not None and data.given_split is not None:
-            raise ValueError("the data has an official split, and so no folds; leave them out")
+            table = " (a table of data.latents without folds gives one)" if "latent_0" in data.context_names else ""
+            raise ValueError(f"the data has an official split{table}, and so no folds; leave them out: --folds 0")
         part = _assign(data, seed, fractions, fold)
         digest = hashlib.sha256()
         for tensor in (data.x, data.context, data.context_index, data.groups, part):
@@ -183,6 +185,8 @@ class Splits:
         context_map = copy.deepcopy(data.context_map)
         if context_map is None:
             context_map = _default_context_map(data, contexts)
+        else:
+            context_map = _with_scale(context_map, contexts)
         device = train.x.device
         x_map, context_map = x_map.to(device), context_map.to(device)
         x_map.fit(train.fixed, data.names)
@@ -233,14 +237,31 @@ def _default_context_map(data: Data, contexts: Tensor) -> Bijector:
     return VectorAndImage(data.context_image, vector, Standardize(data.context_image))
 
 
+def _with_scale(context_map: Bijector, contexts: Tensor) -> Bijector:
+    """The map, with the default scale for these training contexts where it leaves that open."""
+    if isinstance(context_map, VectorAndImage):
+        vectors = torch.unique(contexts[:, : contexts.shape[1] - prod(context_map.image)], dim=0)
+        context_map.vector = _with_scale(context_map.vector, vectors)
+    elif isinstance(context_map, Compose):
+        *others, last = context_map.maps
+        return Compose(*others, _with_scale(last, contexts))  # type: ignore[arg-type]
+    elif isinstance(context_map, DefaultScale):
+        return default_context_map(context_map.shape, len(contexts))
+    return context_map
+
+
 def _own_fold(data: Data, fold: tuple[int, int] | None) -> Data:
     """The data as its own k-th fold has it: split as that says, with the contexts learnt from its training groups."""
     k, count = fold if fold is not None else (0, 1)
     if count != len(data.folds):
         asked = f"{count} folds were asked for" if fold is not None else "none was asked for"
-        raise ValueError(f"the data has {len(data.folds)} folds of its own, and {asked}; ask for {len(data.folds)}")
-    own = data.folds[k]
-    return replace(data, given_split=own.part, context=own.context, folds=())
+        own = f"the data has {len(data.folds)} folds of its own, and {asked}; ask for {len(data.folds)}"
+        cure = (
+            f": the table of data.latents has so many: --folds {len(data.folds)}; for `fit`, write one without --folds"
+        )
+        raise ValueError(own + cure if "latent_0" in data.context_names else own)
+    chosen = data.folds[k]
+    return replace(data, given_split=chosen.part, context=chosen.context, folds=())
 
 
 def _assign(
@@ -265,7 +286,11 @@ def _assign(
         order, test = _fold_first(order, *fold)
         if fractions[0] + fractions[1] <= 0:
             raise ValueError(f"fractions {fractions} leave nothing for training beside the fold that is tested")
-        validation = max(1, round((total - test) * fractions[1] / (fractions[0] + fractions[1])))
+        share = fractions[1] / (fractions[0] + fractions[1])
+        validation = max(1, round((total - test) * share))
+        largest = -(-total // fold[1])  # so that the first fold fails where a later one would
+        if largest + max(1, round((total - largest) * share)) >= total:
+            raise ValueError(f"{fold[1]} folds of {total} groups, and fractions {fractions}, leave none for training")
     if test + validation >= total:
         raise ValueError(f"fractions {fractions} of {total} groups leave none for training")
     part_of_group = torch.zeros(total, dtype=torch.long)

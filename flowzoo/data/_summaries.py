@@ -40,6 +40,8 @@ class Summary(NamedTuple):
         if self.statistic == "count":
             return float(len(next(iter(columns.values()))))
         column = columns[self.column]
+        if column.dtype.kind == "b":  # which has no percentiles
+            column = column.astype(np.float64)
         if self.statistic in _STATISTICS:
             return _STATISTICS[self.statistic](column)
         return float(np.percentile(column, float(self.statistic[1:])))

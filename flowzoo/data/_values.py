@@ -21,7 +21,7 @@ def numeric(column: np.ndarray, label: str) -> np.ndarray:
     """
     if column.dtype.kind not in "biuf":
         what = "text" if column.dtype.kind in "OSUT" else f"{column.dtype}"
-        example = f", for example {column[0]!r}" if len(column) else ""
+        example = f", for example {column[:1].tolist()[0]!r}" if len(column) else ""  # not np.str_('a')
         raise ConfigError(
             f"column '{label}' holds {what}{example}; columns of x and context must be numbers "
             "(only labels, as those of `group`, may be text)"

@@ -10,18 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowzoo.bijectors import Standardize, VectorAndImage
+from flowzoo.bijectors import Identity, Standardize, VectorAndImage
 from flowzoo.config import ConfigError, fields
 from flowzoo.data._atoms import Atoms
 from flowzoo.data._catalogue_files import Galaxy, Particles, read_parameters
 from flowzoo.data._cleaning import Cleaned, Cleaning, Ranges, ranges
-from flowzoo.data._cleaning_record import record
-from flowzoo.data._column_maps import ColumnMaps, column_maps, map_pairs
-from flowzoo.data._context import default_context_map
+from flowzoo.data._cleaning_record import record, report
+from flowzoo.data._column_maps import ColumnMaps, DefaultScale, column_maps, map_pairs
 from flowzoo.data._data import Data
 from flowzoo.data._galaxy_images import read_images
 from flowzoo.data._latents import read_latents
-from flowzoo.data._readers import Amounts, Labels, Words, words
+from flowzoo.data._readers import Amounts, Floors, Labels, Words, amounts, pairs, words
 from flowzoo.data._summaries import Summary, parse_all
 from flowzoo.data._values import Rows, single
 from flowzoo.registry import DATASETS
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 _WORDS = ("x", "columns", "context", "parameter_columns", "summaries", "position", "velocity")
 _ROLES = ("mass", "metallicity", "age")
+_Count = tuple[str, int, dict[str, int]]  # a galaxy's id, its particles, what each step removed
 
 
 @DATASETS.register
@@ -69,7 +69,8 @@ class Catalogue:
         image_floor: lower pixels are raised to it, and log10 is taken; without it they stay as they are.
         maps: column of x to the fixed map by which the network sees it: ``log10``, ``log``, ``logit(low high)``,
             ``logit(low high alpha)``, ``signed_log(tau)``, ``tanh(bound)``. Standardised after it. The density is still
-            that of the column itself.
+            that of the column itself. ``logit(low high)`` has alpha 0.05, so that draws can leave the range by 5.6 % of
+            it at either end; give a small alpha to keep them in.
         context_maps: the same for columns of the context.
         position: two or three columns. Roles need not be in x; those that are say what can be rotated, cut and shown.
         velocity: as many.
@@ -121,7 +122,7 @@ class Catalogue:
     minimum: int = 0
     rotate: str = ""
     noise: Amounts = field(default_factory=dict)
-    floor: Amounts = field(default_factory=dict)
+    floor: Floors = field(default_factory=dict)
     noise_dex: Amounts = field(default_factory=dict)
     balanced: bool = False
     seed: int = 0
@@ -132,6 +133,9 @@ class Catalogue:
             object.__setattr__(self, name, words(getattr(self, name)))
         for name in ("maps", "context_maps"):
             object.__setattr__(self, name, map_pairs(getattr(self, name)))
+        for name in ("noise", "floor", "noise_dex"):
+            object.__setattr__(self, name, amounts(getattr(self, name)))
+        object.__setattr__(self, "units", dict(pairs(self.units)))
         object.__setattr__(self, "ranges", ranges(self.ranges))
 
     def load(self) -> Data:
@@ -144,14 +148,10 @@ class Catalogue:
             ValueError: for data that do not fit what is said of them, naming file and galaxy.
         """
         cleaning, summaries = self._checked()
-        cleaned, counts, derived = [], [], []
+        cleaned, derived = [], []
+        counts: list[_Count] = []
         rows: Rows | None = None
-        for galaxy in self._galaxies(cleaning, summaries):
-            result = cleaning.clean(galaxy)
-            removed = result.removed if isinstance(result, Cleaned) else result
-            counts.append((galaxy.id, len(galaxy.rows), removed))
-            if not isinstance(result, Cleaned):
-                continue
+        for result in self._cleaned(cleaning, summaries, counts):
             left = result.galaxy
             rows = rows or Rows(left.labels)
             rows.add([left.columns[label] for label in left.labels])
@@ -191,8 +191,11 @@ class Catalogue:
 
     def report(self) -> pd.DataFrame:
         """What each step of the cleaning left out: a row per galaxy, a column per step. Reads the files."""
-        table: pd.DataFrame = self.load().references["cleaning"].report()
-        return table
+        cleaning, summaries = self._checked()
+        counts: list[_Count] = []
+        for _ in self._cleaned(cleaning, summaries, counts):
+            pass
+        return report(cleaning, counts)
 
     def _checked(self) -> tuple[Cleaning, list[Summary]]:
         """The options that are objects, and an error for those that do not go together."""
@@ -205,6 +208,8 @@ class Catalogue:
             raise ConfigError(
                 f"image_views must be at least 1 and image_floor positive; got {self.image_views}, {self.image_floor}"
             )
+        if self.group and self.group in self.x:
+            raise ConfigError(f"group '{self.group}' is in x; which galaxy it is has no density: leave it out of x")
         for option in ("id", "parameter_columns"):
             if getattr(self, option) and not self.parameters:
                 raise ConfigError(f"{option} is of the table `parameters`, which is not given")
@@ -217,6 +222,16 @@ class Catalogue:
         others = dict.fromkeys([*roles, *cleaning.needs, *(each.column for each in summaries if each.column)])
         besides = [path for path in (self.parameters, self.latents, self.images) if path]
         return Particles(self.path, self.group, self.columns, besides).read(self.x, list(others))
+
+    def _cleaned(self, cleaning: Cleaning, summaries: Sequence[Summary], counts: list[_Count]) -> Iterator[Cleaned]:
+        """The galaxies that are left, one after another; counts gets a line for every one."""
+        for galaxy in self._galaxies(cleaning, summaries):
+            result = cleaning.clean(galaxy)
+            if isinstance(result, Cleaned):
+                counts.append((galaxy.id, len(galaxy.rows), result.removed))
+                yield result
+            else:
+                counts.append((galaxy.id, len(galaxy.rows), result))
 
     def _roles(self, labels: Sequence[str]) -> dict[str, list[str]]:
         """The roles of columns of x; a position of one axis is none."""
@@ -260,7 +275,7 @@ class Catalogue:
         for name in maps:
             if name in self.context_maps:
                 raise ConfigError(f"'{name}' has log10 as a summary and a map in context_maps; give one of them")
-        scale = default_context_map(context.shape[1:], len(context))
+        scale = DefaultScale(context.shape[1:]) if names else Identity()
         context_map = column_maps("context_maps", {**self.context_maps, **maps}, context, names, scale)
         if self.images:
             pixels, shape = read_images(self.images, self.image_views, self.image_floor, galaxies)

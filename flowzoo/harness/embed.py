@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
+import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from flowzoo.autoencoder import (
 )
 from flowzoo.config import ConfigError
 from flowzoo.data import Data, Splits
+from flowzoo.harness._known import differing, ids_of, keys_of, seen
 from flowzoo.harness._reconstruction import PARTS, PICTURES, Error, draw, errors, joined, reconstructed
 from flowzoo.harness.plan import BenchConfig, resolve_device
 from flowzoo.harness.run import cpu_threads
@@ -51,6 +52,22 @@ class FoldResult:
     trained: Trained
     errors: Mapping[str, Error]
     seconds: float
+
+
+class Encoded(NamedTuple):
+    """What ``embed_with`` found, beside the latents.
+
+    Args:
+        error: mean squared error of the reconstructions in network units, to compare with that of the training.
+        recognised: galaxies of the autoencoder's own data.
+        galaxies: all of them.
+        differ: options of the dataset that are not as they were, places apart: what each was and is.
+    """
+
+    error: float
+    recognised: int
+    galaxies: int
+    differ: list[str]
 
 
 def embed(
@@ -91,10 +108,10 @@ def embed(
         AutoencoderError: for images that do not halve, and a loss that is not finite.
     """
     about, pictures = out.with_suffix(".json"), [out.with_suffix(f".{kind}") for kind in PICTURES]
-    _check_out(out, [out, about, *pictures], overwrite)
+    _check_out(out, [out, about, *pictures, *_fold_files(out)], overwrite)
     images, resolved = _open(name, options, given)
     halvings(images.event_shape, config.levels)  # fails now, not after the data are split
-    ids, keys, device = _ids(images), _keys(images), resolve_device(bench.device)
+    ids, keys, device = ids_of(images), keys_of(images), resolve_device(bench.device)
     results: list[FoldResult] = []
     rows: list[list[Any]] = []
     files: list[Path] = []
@@ -107,6 +124,9 @@ def embed(
                 network = make_autoencoder(splits, config, own)
             except ValueError as error:
                 raise ConfigError(f"{name}: {error}") from None
+            if bool((splits.train.x == splits.train.x[:1]).all()):
+                what = f"fold {fold} has {len(splits.train)} training images, all equal"
+                raise ConfigError(f"{name}: {what}; an autoencoder needs two that differ: give more galaxies")
             started = time.monotonic()
             try:
                 trained = train_autoencoder(network, splits, seed=own, label=f"fold {fold}")
@@ -119,7 +139,7 @@ def embed(
             files.append(out.with_suffix(f".fold{fold}.safetensors"))
             save_autoencoder(
                 network,
-                files[-1],
+                _unfinished(files[-1]),
                 fold=fold,
                 seed=seed,
                 split=splits.hash,
@@ -127,15 +147,18 @@ def embed(
                 names=list(images.names),
                 view=view,
                 parts=dict(zip(keys, parts, strict=True)),
+                named=bool(images.group_names),
                 trained=asdict(trained),
             )
             if fold == 0:
                 drawn = draw(network, splits, ids)
             if on_fold is not None:
                 on_fold(results[-1])
-    for old in out.parent.iterdir():  # of an earlier run with more folds
-        if re.fullmatch(rf"{re.escape(out.stem)}\.fold\d+\.safetensors", old.name) and old not in files:
+    for old in _fold_files(out):  # of an earlier run, and --overwrite is given
+        if old not in files:
             old.unlink()
+    for path in files:
+        os.replace(_unfinished(path), path)
     summary = {
         "data": {"name": name, **resolved},
         "notes": list(images.notes),
@@ -147,7 +170,7 @@ def embed(
         "test": joined([result.errors["test"] for result in results]),
         "folds": [asdict(result) for result in results],
     }
-    # Only now: what was killed leaves autoencoders alone behind, which the same command replaces.
+    # Only now: what was killed leaves unfinished files alone behind, which the same command replaces.
     for path, content in zip([about, *pictures], [json.dumps(summary, indent=1).encode(), *drawn], strict=True):
         write_atomic(path, content)
     _write_table(out, rows, config.latents)
@@ -162,12 +185,14 @@ def embed_with(
     out: Path,
     *,
     overwrite: bool = False,
+    new: bool = False,
     given: Data | None = None,
-) -> float:
+) -> Encoded:
     """Write the latents of galaxies by an autoencoder that ``embed`` wrote; nothing is trained.
 
-    A galaxy that the autoencoder was trained or stopped on is ``train`` or ``validation`` in the table, by its name or,
-    where groups have none, by its images; every other one is ``test``. All are of fold 0.
+    A galaxy that the autoencoder was trained or stopped on is ``train`` or ``validation`` in the table, by its name;
+    every other one is ``test``. All are of fold 0. Where groups have no names only their images tell, which must be the
+    same to the last bit (their noise is of their place in the file): then all galaxies are known, or ``new`` is needed.
 
     Args:
         path: a ``.safetensors`` of ``embed``.
@@ -176,33 +201,34 @@ def embed_with(
         bench: ``device`` and ``threads`` are taken.
         out: the table.
         overwrite: replace it.
+        new: no galaxy is one of those that the autoencoder was made with, whatever its name; all are ``test``.
         given: as for ``embed``.
-
-    Returns:
-        The mean squared error of the reconstructions, in network units, to compare with that of the training.
 
     Raises:
         CheckpointError: if the file is damaged or of something else.
-        ConfigError: for images of another shape or of other fields.
+        ConfigError: for images of another shape or of other fields; for galaxies of which it cannot be told whether
+            they were trained on.
     """
     _check_out(out, [out], overwrite)
     network, meta = load_autoencoder(path, device=resolve_device(bench.device))
-    images, _ = _open(name, options, given)
+    images, resolved = _open(name, options, given)
     for what, own, other in (
         ("images", tuple(network.event_shape), tuple(images.event_shape)),
         ("fields", tuple(meta["names"]), tuple(images.names)),
     ):
         if own != other:
             raise ConfigError(f"{path} is of {what} {own}; those of {name} are {other}")
+    parts, recognised = seen(images, meta, path, name, new)
     with cpu_threads(bench.threads):
         latents = _latents(network, images, meta["view"])
-        seen = [meta["parts"].get(key, "test") for key in _keys(images)]
-        _write_table(out, _rows(_ids(images).values(), 0, seen, latents), network.config.latents)
+        _write_table(out, _rows(ids_of(images).values(), 0, parts, latents), network.config.latents)
         total = 0.0
         for part in images.x.split(CHUNK):
             u, found = reconstructed(network, part)
             total += float((found - u).double().square().sum())
-    return total / images.x.numel()
+    return Encoded(
+        total / images.x.numel(), recognised, len(parts), differing(meta["data"], {"name": name, **resolved})
+    )
 
 
 def _open(name: str, options: Mapping[str, Any], given: Data | None) -> tuple[Data, dict[str, Any]]:
@@ -222,32 +248,9 @@ def _open(name: str, options: Mapping[str, Any], given: Data | None) -> tuple[Da
         bad = ~torch.isfinite(given.x[start : start + CHUNK]).flatten(1).all(1)
         if bool(bad.any()):
             row = start + int(bad.nonzero()[0])
-            galaxy = _ids(given)[int(given.groups[row])]
+            galaxy = ids_of(given)[int(given.groups[row])]
             raise ConfigError(f"{name}: image {row}, of galaxy '{galaxy}', is not finite; mend it or leave it out")
     return given, resolved
-
-
-def _ids(images: Data) -> dict[int, str]:
-    """What each group is called, in the order of the groups."""
-    assert images.groups is not None
-    names = images.group_names
-    ids = {group: str(names[group]) if names else str(group) for group in torch.unique(images.groups).tolist()}
-    known = list(ids.values())
-    if len(set(known)) < len(known):
-        twice = next(one for one in known if known.count(one) > 1)
-        raise ConfigError(f"two galaxies are called '{twice}'; latents are joined by the name, which must be of one")
-    return ids
-
-
-def _keys(images: Data) -> list[str]:
-    """What each group is known by in other data: its name, or else a digest of its images (a number says nothing)."""
-    if images.group_names:
-        return list(_ids(images).values())
-    assert images.groups is not None
-    return [
-        hashlib.sha256(images.x[images.groups == group].contiguous().numpy().tobytes()).hexdigest()[:16]
-        for group in torch.unique(images.groups)
-    ]
 
 
 def _split(images: Data, bench: BenchConfig, fold: int, device: torch.device) -> Splits:
@@ -283,6 +286,18 @@ def _part_of_group(splits: Splits) -> Tensor:
 
 def _rows(ids: Iterable[str], fold: int, parts: list[str], latents: Tensor) -> list[list[Any]]:
     return [[one, fold, part, *row] for one, part, row in zip(ids, parts, latents.tolist(), strict=True)]
+
+
+def _fold_files(out: Path) -> list[Path]:
+    """The autoencoders of an earlier run that would lie beside this table."""
+    pattern = re.compile(rf"{re.escape(out.stem)}\.fold\d+\.safetensors")
+    there = out.parent.iterdir() if out.parent.is_dir() else ()
+    return sorted(path for path in there if pattern.fullmatch(path.name))
+
+
+def _unfinished(path: Path) -> Path:
+    """Where an autoencoder lies until all folds are done."""
+    return path.with_name(f"{path.name}.part")
 
 
 def _write_table(out: Path, rows: list[list[Any]], latents: int) -> None:

@@ -57,6 +57,13 @@ def test_noise_of_a_galaxy_is_its_own_and_repeats_with_the_seed():
     assert np.array_equal(whole[5000:], alone[:, 0])
 
 
+def test_noise_that_large_values_would_swallow_is_refused():
+    # most are 0, where anything can be resolved; a tenth are whole numbers beyond 2^20, where float32 goes in eighths
+    x = np.where(np.arange(5000) % 10 > 0, 0, 2**20 + np.arange(5000)).astype(np.float32)[:, None]
+    with pytest.raises(ConfigError, match=r"beside its large values, such as 1.05\d*e\+06: give 12 or more"):
+        Atoms(noise={"m": 0.1}).apply(x, ("m",), ("a",), (5000,))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

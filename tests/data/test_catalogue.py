@@ -14,7 +14,8 @@ from flowzoo.data import Splits, configure
 from flowzoo.data._catalogue_files import in_order
 from flowzoo.data._summaries import parse
 from flowzoo.data.catalogue import Catalogue
-from flowzoo.harness import settings
+from flowzoo.harness import BenchConfig, settings
+from flowzoo.train import FitConfig
 
 NAMES = ("x", "y", "z", "vx", "vy", "vz", "mass", "Z")
 IDS = ("10", "9", "101", "7", "33")
@@ -147,6 +148,45 @@ def test_text_groups_and_ids_with_zeros_before_them_find_their_row(tmp_path):
     assert data.context[:, 0].tolist() == [7, 8, 9]
 
 
+@pytest.mark.parametrize("dtype", ["Int64", "UInt64"])
+def test_ids_beyond_float64_stay_those_of_different_galaxies(tmp_path, dtype):
+    b = 1237648720693755918 if dtype == "Int64" else 2**64 - 3
+    frame = pd.DataFrame({"u": np.arange(9.0), "g": pd.array(np.repeat([b, b + 1, b + 2], 3), dtype=dtype)})
+    frame.to_parquet(tmp_path / "all.parquet")
+    assert load(tmp_path / "all.parquet", x="u", group="g").group_names == (str(b), str(b + 1), str(b + 2))
+
+
+@pytest.mark.parametrize("large", [np.array([1.0, 2.0**53]), np.array([1, -(2**24)], np.float32), np.array([1, 1e19])])
+def test_floats_so_large_that_ids_would_merge_are_refused(tmp_path, large):
+    np.savez(tmp_path / "all.npz", u=np.arange(2.0), g=large)
+    with pytest.raises(ValueError, match=r"all.npz: 'g' holds .* as float(32|64), .*ids must be integers or text"):
+        load(tmp_path / "all.npz", x="u", group="g")
+    np.savez(tmp_path / "all.npz", u=np.arange(2.0), g=np.array([1, large[1] / 2 + 1], large.dtype))
+    if abs(large[1]) < 1e19:
+        assert len(load(tmp_path / "all.npz", x="u", group="g").group_names) == 2
+
+
+@pytest.mark.parametrize("ids", [["7", "08", "x"], ["7.0", "8.", "x"], [7.0, 8.0, 8.5]])
+def test_one_galaxy_is_found_whether_its_id_is_a_number_or_text(tmp_path, ids):
+    np.savez(tmp_path / "all.npz", u=np.arange(30.0), g=np.repeat(["007", "8.00"], 15))
+    pd.DataFrame({"id": ids, "m": [7.0, 8, 9]}).to_parquet(tmp_path / "table.parquet")
+    data = load(tmp_path / "all.npz", x="u", group="g", parameters=str(tmp_path / "table.parquet"), context="m")
+    assert data.context[:, 0].tolist() == [7, 8]
+
+
+def test_folder_within_the_folder_is_no_galaxy_and_only_named_arrays_are_read(folder, monkeypatch):
+    plain = load(folder)
+    (folder / "sub.npz").mkdir()
+    for galaxy in IDS:
+        file = {"stars": particles(galaxy), "labels": np.array(NAMES), "more": np.zeros((500, 3)), "n": np.array(3)}
+        np.savez(folder / f"{galaxy}.npz", **file, about=np.array([{}], dtype=object))
+    members, archive = [], np.lib.npyio.NpzFile
+    read = archive.__getitem__
+    monkeypatch.setattr(archive, "__getitem__", lambda self, name: members.append(name) or read(self, name))
+    same(plain, load(folder, columns="labels"))
+    assert sorted(members) == ["labels"] * 5 + ["stars"] * 5
+
+
 def test_tables_in_the_same_folder_are_no_galaxies(folder):
     parameters().to_csv(folder / "parameters.csv", index=False)
     (folder / "README.md").write_text("about")
@@ -210,6 +250,12 @@ def test_sums_of_many_small_masses_are_exact():
     assert parse("sum(m)")({"m": np.full(10**7, 0.1, dtype=np.float32)}) == pytest.approx(10**6, rel=1e-6)
 
 
+def test_statistics_of_flags_are_those_of_0_and_1():
+    flags = {"a": np.array([True] * 3 + [False])}
+    found = [parse(f"{s}(a)")(flags) for s in ("p10", "p90", "mean", "median", "max")]
+    assert found == pytest.approx([0.3, 1, 0.75, 1, 1])
+
+
 def test_summaries_are_of_the_particles_that_are_left_and_of_columns_outside_x(folder):
     data = load(folder, x="x,y", position="x,y,z", radius=1.0, summaries="max(Z), count()", minimum=1)
     rows = data.references["cleaning"].rows_of("33")
@@ -227,8 +273,10 @@ def test_log10_of_a_context_is_a_map_and_the_context_stays_what_it_is(folder, tm
 
 
 def latents(tmp_path, folds):
+    """One split, or two folds of which the second tests galaxies 0 and 3."""
+    parts = {1: (("train", "test", "validation"),), 2: (("train", "test", "test"), ("test", "train", "train"))}[folds]
     lines = [
-        {"id": g, "fold": f, "part": ("train", "test", "validation")[(i + f) % 3], "latent_0": 10 * f + i}
+        {"id": g, "fold": f, "part": parts[f][i % 3], "latent_0": 10 * f + i}
         for f in range(folds)
         for i, g in enumerate(("7", "9", "10", "33", "101"))
     ]
@@ -251,8 +299,12 @@ def test_latents_of_several_folds_go_with_their_fold(folder, tmp_path):
     splits = Splits.make(data, fold=(1, 2))
     assert splits.test.groups.unique().tolist() == [0, 3]
     assert splits.train.contexts[:, 0].tolist() == [10, 11, 12, 13, 14]
-    with pytest.raises(ValueError, match="the data has 2 folds of its own"):
+    cure = "data.latents has so many: --folds 2; for `fit`, write one without --folds"
+    with pytest.raises(ValueError, match=f"the data has 2 folds of its own, and none was asked for; .* {cure}"):
         Splits.make(data)
+    official = r"official split \(a table of data.latents without folds gives one\), .* leave them out: --folds 0"
+    with pytest.raises(ValueError, match=official):
+        Splits.make(load(folder, latents=latents(tmp_path, 1)), fold=(0, 5))
 
 
 # -- what is done to the events
@@ -329,7 +381,7 @@ def spoil(folder, galaxy, **changes):
     [
         ({"Z": None}, {}, r"galaxy '33': .*33.npz has no column 'Z'.* its columns are x, y"),
         ({name: np.zeros(0) for name in NAMES}, {}, r"galaxy '33' \(.*33.npz\): the file has no rows"),
-        ({"Z": np.full(133, "a")}, {}, r"galaxy '33' \(.*33.npz\): column 'Z' holds text"),
+        ({"Z": np.full(133, "a")}, {}, r"galaxy '33' \(.*33.npz\): column 'Z' holds text, for example 'a'"),
         ({"Z": np.full(133, np.nan)}, {}, r"galaxy '33' \(.*33.npz\): column 'Z': 133 of 133 rows are not finite"),
         ({"Z": np.zeros(7)}, {}, r"galaxy '33': .*33.npz: 'Z' has shape \(7,\)"),
         ({"Z": np.ones((133, 2))}, {}, r"galaxy '33' \(.*33.npz\): x has 9 columns here, and 8 in the first galaxy"),
@@ -355,7 +407,8 @@ def test_what_is_wrong_with_a_galaxy_names_it_and_its_file(folder, changes, opti
         (lambda t: pd.concat([t, t[1:2]]), r"parameters.csv: galaxy '33' has 2 rows in column 'id'; one is needed"),
         (lambda t: t.assign(age=t.age.where(t.id != 33)), r"parameters.csv: 'age' of galaxy '33' \(.*33.npz\) is nan"),
         (lambda t: t.assign(id=t.id.where(t.id != 50)), r"parameters.csv: 1 of 6 rows have no 'id'"),
-        (lambda t: t.assign(age=t.name), "column 'age' holds text"),
+        (lambda t: t.assign(age=t.name), "parameters.csv: column 'age' holds text, for example 'N101'"),
+        (lambda t: t[:0], "parameters.csv: the file has no rows"),
         (lambda t: t.drop(columns="age"), "parameters.csv has no column 'age'"),
     ],
 )
@@ -364,6 +417,62 @@ def test_what_is_wrong_with_the_parameters_names_table_and_galaxy(folder, tmp_pa
     with pytest.raises(ValueError, match=message) as caught:
         load(folder, parameters=str(tmp_path / "parameters.csv"), context="M_star, age")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda t: t.assign(u=t.s), {}, "all.parquet: column 'u' holds text, for example 'a'"),
+        (lambda t: t.assign(g=t.g.astype("string").mask(t.u % 10 < 4)), {}, "all.parquet: 24 of 60 rows have no 'g'"),
+        (lambda t: t.assign(g=t.g.astype("Int64").mask(t.u < 5)), {}, "all.parquet: 5 of 60 rows have no 'g'"),
+        (lambda t: t[:0].astype(object), {}, "all.parquet: the file has no rows"),
+    ],
+)
+def test_what_is_wrong_with_one_file_names_it(tmp_path, change, options, message):
+    table = pd.DataFrame({"u": np.arange(60.0), "s": "a", "g": np.repeat([1, 2, 3], 20)})
+    change(table).to_parquet(tmp_path / "all.parquet")
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path / "all.parquet", x="u", group="g", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_columns_that_cannot_be_read_are_named(tmp_path):
+    np.savez(tmp_path / "all.npz", cells=np.ones((4, 2)), names=np.array(["u", "v"], dtype=object), g=np.arange(4))
+    with pytest.raises(ValueError, match=r"all.npz: 'names' cannot be read"):
+        load(tmp_path / "all.npz", x="u", group="g", columns="names")
+
+
+def test_file_of_a_header_alone_has_no_rows(tmp_path):
+    (tmp_path / "1.csv").write_text("u,v\n")
+    with pytest.raises(ValueError, match=r"galaxy '1' \(.*1.csv\): the file has no rows"):
+        load(tmp_path, x="u")
+
+
+def test_amounts_may_be_text_in_python_and_floors_negative(folder):
+    options = {"noise": "Z=0.5", "floor": "vx=-1, mass: 0.5", "noise_dex": "mass=0.1", "units": "x=kpc"}
+    config = Catalogue(path=str(folder), x=NAMES, **options)
+    assert (config.noise, config.floor, config.units) == ({"Z": 0.5}, {"vx": -1.0, "mass": 0.5}, {"x": "kpc"})
+    data, other = config.load(), load(folder, **options)
+    assert torch.equal(data.x, other.x)
+    assert data.notes == other.notes
+    assert float(data.x[:, 3].min()) == -1
+    with pytest.raises(ConfigError, match="expected a number for 'Z'; got 'much'"):
+        Catalogue(path=str(folder), x=NAMES, noise="Z=much")
+
+
+def test_maps_of_the_context_leave_its_scale_as_it_is_without(tmp_path):
+    # 14 galaxies are 10 for training and 4 more: enough to whiten one column, whichever way they are counted; with
+    # 13, 10 are not counted, and 13 would be.
+    for count, kind in ((14, "whiten"), (13, "standardize")):
+        rng = np.random.default_rng(0)
+        frame = pd.DataFrame({"u": rng.exponential(size=50 * count), "g": np.repeat(np.arange(count), 50)})
+        frame.to_csv(tmp_path / "all.csv", index=False)
+        kinds = []
+        for options in ({"summaries": "mean(u)"}, {"summaries": "log10 mean(u)"}):
+            _, context_map = Splits.make(load(tmp_path / "all.csv", x="u", group="g", **options)).maps()
+            kinds.append(context_map.describe())
+        assert kinds[0]["kind"] == kind
+        assert kinds[1]["maps"][-1] == kinds[0]
 
 
 @pytest.mark.parametrize("name", ["33.h5", "033.npz"])
@@ -382,6 +491,9 @@ def test_one_id_written_in_two_ways_is_refused(tmp_path):
 def test_no_galaxy_left_is_an_error_with_the_most_that_any_had(folder):
     with pytest.raises(ValueError, match=r"none of its 5 galaxies has 500 particles left .*\(at most 201\)"):
         load(folder, minimum=500)
+    table = Catalogue(path=str(folder), x=NAMES, minimum=500).report()
+    assert table["minimum"].tolist() == [107, 109, 110, 133, 201]
+    assert table["left"].tolist() == [0] * 5
 
 
 def test_a_column_that_float32_cannot_hold_is_refused_though_each_galaxy_could(folder):
@@ -415,6 +527,7 @@ def test_a_column_that_float32_cannot_hold_is_refused_though_each_galaxy_could(f
         ({"summaries": "log10 sum(x)", "context_maps": "sum(x)=log"}, "has log10 as a summary and a map"),
         ({"summaries": "log10 min(x)"}, r"context_maps: column 'min\(x\)': 5 of 5 rows are <= 0"),
         ({"context_maps": "Z=log"}, "context_maps is given and there is no context"),
+        ({"x": "x,Z", "group": "Z"}, "group 'Z' is in x"),
         ({"columns": "a,b,c"}, r"3 names of columns \(a, b, c, ...\) need one 2-D array"),
         ({"maps": "Z=log11"}, "unknown map 'log11'"),
         ({"minimum": -2}, "minimum must be 0 or more"),
@@ -458,7 +571,8 @@ def real():
 
 def test_gas_loads_by_its_config_alone(real):
     config = Path(__file__).parents[2] / "configs" / "gas.yaml"
-    name, options = settings.read(config, models="gaussian").datasets[0]
+    sections = {"train": FitConfig, "bench": BenchConfig}
+    name, options = settings.read(config, models="gaussian", sections=sections).datasets[0]
     data = configure(name, options).load()
     with np.load(real / "gas_catalogue" / "gas.npz") as file:
         cells, props, galaxy = file["cells"], file["halo_props"], file["galaxy_index"]

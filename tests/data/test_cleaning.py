@@ -82,6 +82,15 @@ def test_a_galaxy_that_does_not_turn_is_named():
         clean(disc()[0], rotate="angular_momentum")
 
 
+def test_rounding_is_no_direction():
+    # Each particle has one at the other side that turns against it: L is what rounding leaves.
+    rng = np.random.default_rng(0)
+    r, v = rng.normal(size=(2, 1000, 3))
+    r, v = np.concatenate([r, r]), np.concatenate([v, -v])
+    with pytest.raises(ValueError, match="its angular momentum is 0"):
+        by_angular_momentum(r, v + 1e-12 * rng.normal(size=v.shape), np.ones(2000))
+
+
 def test_masses_are_weights_of_the_angular_momentum():
     # two rings with opposite spins, at right angles to z; the heavier decides
     angle = np.linspace(0, 2 * np.pi, 100, endpoint=False)
@@ -248,6 +257,18 @@ def test_drawn_events_of_any_order_are_put_into_the_frame_of_their_galaxy():
     assert torch.equal(done.restore(x[order], groups[order]), done.restore(x)[order])
     with pytest.raises(ValueError, match=r"x must be \(n, 8\), with groups"):
         done.restore(x[:5])
+    for bad in (groups[:100] - 1, groups[:100] + 2, groups[:99], groups[:100].double(), groups[:100, None]):
+        with pytest.raises(ValueError, match=r"groups must be \(100,\) whole numbers from 0 to 1, the galaxy of each"):
+            done.restore(x[:100], bad)
+
+
+def test_small_distances_from_a_far_centre_are_not_lost_on_the_way_back():
+    r = 1e8 + np.arange(30).reshape(10, 3) / 8
+    cleaning = Cleaning(position=POSITION, centre="mean")
+    cleaned = cleaning.clean(galaxy(r))
+    x = torch.from_numpy(stack(cleaned, NAMES)).float()
+    back = record(cleaning, [cleaned], [("g", 10, {})]).restore(x)
+    assert np.abs(back[:, :3].numpy() - r).max() < 1e-6
 
 
 def test_axes_that_are_not_in_x_cannot_be_turned_back():

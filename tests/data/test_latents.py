@@ -55,6 +55,14 @@ def test_one_fold_is_the_given_split(tmp_path):
     assert joined[:, 0].tolist() == [3, 7, 11]
 
 
+def test_latents_that_float32_cannot_resolve_are_refused(tmp_path):
+    frame = table(1).assign(latent_3=1e6 + np.arange(4) / 1000)
+    found = read_latents(write(tmp_path, frame), GALAXIES)
+    assert found.part.dtype == torch.uint8
+    with pytest.raises(ValueError, match=r"column 'latent_3': near 1e\+06 float32 goes in steps"):
+        found.splits(torch.zeros(3, 0), torch.arange(3))
+
+
 def change(**values):
     def changed(frame):
         for name, value in values.items():
@@ -72,6 +80,8 @@ def change(**values):
         (lambda t: pd.concat([t, t[:1]]), r"latents.csv: galaxy '11' has two rows in fold 0; one is needed"),
         (change(latent_2=np.nan), r"latents.csv: 'latent_2' of galaxy '3' \(3.npz\) in fold 0 is nan"),
         (change(latent_2=np.inf), r"'latent_2' of galaxy '3' .* is inf; every latent must be finite"),
+        (change(latent_2="a"), r"latents.csv: column 'latent_2' holds text"),
+        (change(fold="a"), r"latents.csv: column 'fold' holds text"),
         (change(part="seen"), r"latents.csv: split column 'part' must hold .*it also has seen"),
         (lambda t: t.assign(fold=t.fold * 2), "'fold' must be 0, 1, ..., each there; it holds 0, 2"),
         (lambda t: t.drop(columns="latent_4"), "a table of latents has columns latent_0, latent_1, ...; this has"),

@@ -319,6 +319,15 @@ def test_fold_that_there_cannot_be_says_how_many_there_can(fold):
         Splits.make(Data(x=torch.randn(8, 2)), fold=fold)
 
 
+def test_first_fold_fails_where_a_later_one_would():
+    # Folds of 3 groups are of 1 and 2: the larger one leaves a single group for validation and training.
+    data = Data(x=torch.randn(3, 2))
+    for k in range(2):
+        with pytest.raises(ValueError, match=r"2 folds of 3 groups, .* leave none for training"):
+            Splits.make(data, fold=(k, 2))
+    assert len(Splits.make(data, fold=(0, 3)).train) == 1
+
+
 def test_official_split_has_no_folds():
     with pytest.raises(ValueError, match="has an official split, and so no folds"):
         Splits.make(Data(x=torch.randn(9, 2), given_split=torch.arange(9) % 3), fold=(0, 3))

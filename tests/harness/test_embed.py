@@ -98,8 +98,36 @@ def test_galaxies_without_names_are_known_by_their_images(tmp_path: Path) -> Non
     table = run(data, tmp_path / "latents.csv")
     assert table["id"].tolist() == list(range(12))
     shuffled = replace(data, groups=11 - data.groups)  # type: ignore[operator]
-    embed_with(tmp_path / "latents.fold0.safetensors", "mine", {}, BenchConfig(), tmp_path / "new.csv", given=shuffled)
-    assert pd.read_csv(tmp_path / "new.csv")["part"].tolist() == table["part"].tolist()[::-1]
+    path, out = tmp_path / "latents.fold0.safetensors", tmp_path / "new.csv"
+    done = embed_with(path, "mine", {}, BenchConfig(), out, given=shuffled)
+    assert pd.read_csv(out)["part"].tolist() == table["part"].tolist()[::-1]
+    assert (done.recognised, done.galaxies) == (12, 12)
+    with pytest.raises(ConfigError, match=r"12 of 12 galaxies of mine are those of .*; leave out --new"):
+        embed_with(path, "mine", {}, BenchConfig(), tmp_path / "newer.csv", given=data, new=True)
+
+
+def test_galaxies_are_known_by_their_names_however_these_are_written(tmp_path: Path) -> None:
+    table = run(images(group_names=[str(i) for i in range(12)]), tmp_path / "latents.csv")
+    path, out = tmp_path / "latents.fold0.safetensors", tmp_path / "new.csv"
+    done = embed_with(path, "mine", {}, BenchConfig(), out, given=images(group_names=[f"0{i}.0" for i in range(12)]))
+    assert done.recognised == 12
+    assert pd.read_csv(out)["part"].tolist() == table["part"].tolist()
+
+
+def test_galaxies_that_are_not_known_by_their_images_are_test_only_if_said_to_be_new(tmp_path: Path) -> None:
+    data = images(group_names=())
+    run(data, tmp_path / "latents.csv")
+    path, out = tmp_path / "latents.fold0.safetensors", tmp_path / "new.csv"
+    noisy = replace(data, x=data.x + 1e-3)  # the same galaxies, with other noise
+    part = replace(data, x=torch.where((data.groups == 3)[:, None, None, None], noisy.x, data.x))  # type: ignore[index]
+    for other, count in ((noisy, 0), (part, 11), (replace(data, group_names=NAMES), 0)):
+        with pytest.raises(ConfigError, match=f"knows {count} of 12 galaxies .*, or --new if none was") as caught:
+            embed_with(path, "mine", {}, BenchConfig(), out, given=other)
+        assert "\n" not in str(caught.value)
+        assert not out.exists()
+    done = embed_with(path, "mine", {"noise": 1, "root": "b"}, BenchConfig(), out, given=noisy, new=True)
+    assert set(pd.read_csv(out)["part"]) == {"test"}
+    assert done[1:] == (0, 12, ["name was 'maps of mine', is 'mine'", "noise was None, is 1"])
 
 
 def test_table_is_one_that_a_catalogue_reads(tmp_path: Path) -> None:
@@ -188,13 +216,23 @@ def test_what_is_there_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
     ]
 
 
+def test_autoencoders_of_a_table_that_was_renamed_are_kept(tmp_path: Path) -> None:
+    run(images(), tmp_path / "latents.csv", folds=2)
+    for path in [*tmp_path.glob("*.png"), tmp_path / "latents.csv", tmp_path / "latents.json"]:
+        path.rename(path.with_name(f"old {path.name}"))
+    before = (tmp_path / "latents.fold1.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=r"latents.fold0.safetensors is there already; give --overwrite"):
+        run(images(), tmp_path / "latents.csv")
+    assert (tmp_path / "latents.fold1.safetensors").read_bytes() == before
+
+
 def test_run_that_ended_early_leaves_no_table_and_can_be_repeated(tmp_path: Path) -> None:
     def stop(result: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(images(), tmp_path / "latents.csv", folds=2, on_fold=stop)
-    assert [path.name for path in tmp_path.iterdir()] == ["latents.fold0.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["latents.fold0.safetensors.part"]
     assert len(run(images(), tmp_path / "latents.csv", folds=2)) == 24
 
 
@@ -219,6 +257,8 @@ def _broken() -> Data:
         (images, 13, "12 groups can be cut into 2 to 12 folds"),
         (_broken, 0, "maps of mine: image 29, of galaxy 'galaxy 5', is not finite"),
         (lambda: images(group_names=["a"] * 12), 0, "two galaxies are called 'a'"),
+        (lambda: images(group_names=["7", " 07", *NAMES[2:]]), 0, "two galaxies are called ' 07'"),
+        (lambda: Data(torch.randn(3, 1, 8, 8)), 0, "maps of mine: fold 0 has 1 training images, all equal"),
         (lambda: replace(images(), x=torch.zeros(36, 2, 8, 8)), 0, "maps of mine: .* constant"),
     ],
 )
@@ -284,12 +324,14 @@ def test_command_trains_encodes_and_says_what_it_wrote(
     status, out, _ = command("--data", "digits", "--load", "latents.fold0.safetensors", "--out", "again.csv")
     assert status == 0
     assert values(pd.read_csv("again.csv")).equal(values(table))
+    assert "1797 of 1797 galaxies recognised" in out
     for extra, words in (
         (["--set", "embed.latent=3"], "embed has no option 'latent': did you mean 'latents'?"),
         (["--set", "train.lr=3"], "trained by the options of embed"),
         (["--view", "best"], "--view is mean or first"),
         (["--folds", "1"], "folds must be 2 or more"),
         (["--load", "latents.fold0.safetensors"], "--load trains nothing: leave out"),
+        (["--new"], "--new is of galaxies that --load encodes"),
         (["--data", "digits,two_moons"], "embed takes one dataset; --data names 2"),
         ([], "latents.csv is there already"),
     ):
