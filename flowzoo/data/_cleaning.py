@@ -12,8 +12,8 @@ from pydantic import BeforeValidator
 
 from flowzoo.config import ConfigError
 from flowzoo.data._catalogue_files import Galaxy
+from flowzoo.data._options import pairs
 from flowzoo.data._orientation import by_angular_momentum, by_inertia
-from flowzoo.data._readers import pairs
 
 Range = tuple[float | None, float | None]
 

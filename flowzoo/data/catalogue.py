@@ -20,7 +20,7 @@ from flowzoo.data._column_maps import ColumnMaps, DefaultScale, column_maps, map
 from flowzoo.data._data import Data
 from flowzoo.data._galaxy_images import read_images
 from flowzoo.data._latents import read_latents
-from flowzoo.data._readers import Amounts, Floors, Labels, Words, amounts, pairs, words
+from flowzoo.data._options import Amounts, Floors, Labels, Words, amounts, pairs, words
 from flowzoo.data._summaries import Summary, parse_all
 from flowzoo.data._values import Rows, single
 from flowzoo.registry import DATASETS

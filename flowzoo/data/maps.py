@@ -17,7 +17,7 @@ from flowzoo.data import _camels as camels
 from flowzoo.data._augment import SYMMETRIES
 from flowzoo.data._channels import Channels, each, shown
 from flowzoo.data._data import Data
-from flowzoo.data._readers import Whole, Words, listed, words
+from flowzoo.data._options import Whole, Words, listed, words
 from flowzoo.registry import DATASETS
 
 

@@ -14,7 +14,8 @@ from flowzoo.config import ConfigError
 from flowzoo.data._atoms import add_uniform
 from flowzoo.data._context import default_context_map
 from flowzoo.data._data import Data
-from flowzoo.data._readers import Amounts, Labels, Sentinels, Source, Words, open_table, sentinels, words
+from flowzoo.data._options import Amounts, Labels, Sentinels, Words, sentinels, words
+from flowzoo.data._readers import Source, open_table
 from flowzoo.data._values import factorise, numbers, parts, single
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
