@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flowzoo.metrics._metric import Column, Evaluation
+from flowzoo.metrics._metric import Column, Evaluation, NotComputed
 from flowzoo.metrics._points import compare, points, results
 from flowzoo.registry import METRICS
 
@@ -41,6 +41,8 @@ class Correlation:
     def __call__(self, evaluation: Evaluation) -> dict[str, float | Tensor | str]:
         """See the class."""
         found = points(evaluation, "correlations", least=3)
+        if found.real.shape[-1] < 2:
+            raise NotComputed("one column has no correlations")
         value, floor = compare(found, correlation_distance)
         return results(["correlation_error"], value, floor, found)
 
