@@ -74,10 +74,10 @@ class OtherScores(Honest):
         drawing = not getattr(self, "scoring", False)
         return DiagonalNormal(0.0, 0.26 if drawing else 0.0)
 
-    def forward(self, x, context=None):
+    def forward(self, x, context=None, index=None):
         self.scoring = True
         try:
-            return super().forward(x, context)
+            return super().forward(x, context, index)
         finally:
             self.scoring = False
 
@@ -202,8 +202,8 @@ class Far(Honest):
 class Full(Honest):
     """Has a score for a batch of none."""
 
-    def forward(self, x, context=None):
-        scores = super().forward(x, context)
+    def forward(self, x, context=None, index=None):
+        scores = super().forward(x, context, index)
         return scores if len(scores) else scores.new_zeros(1)
 
 

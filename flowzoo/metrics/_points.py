@@ -35,9 +35,10 @@ def points(
     columns = found.real.shape[-1]
     if widest is not None and columns > widest:
         raise NotComputed(f"{columns} columns; {what} looks at {widest} at most")
-    finite = found.drawn.isfinite().all(-1)
-    if not finite.all():
-        raise NotComputed(f"{int((~finite).sum())} of {finite.numel()} draws are not finite")
+    for side, which in ((found.drawn, "draws"), (found.real, "test events")):
+        finite = side.isfinite().all(-1)
+        if not finite.all():
+            raise NotComputed(f"{int((~finite).sum())} of {finite.numel()} {which} are not finite")
     size = found.real.shape[2]
     if size < least:
         raise NotComputed(f"{size} points in half a cloud; {least} are needed for {what}")

@@ -17,8 +17,9 @@ class SOSPF(ZukoModel):
 
     .. math:: z_i = t_i + \int_0^{x_i} \frac1K \sum_k \Bigl(1 + \sum_d a_{ikd}\, (u / 10)^d\Bigr)^2 du
 
-    Jaini, Selby and Yu 2019, arXiv:1905.02325, section 3. Between the transforms stands an asinh instead of zuko's
-    Softclip, so that the flow is onto; the inverse is bisected in a bracket that grows until it holds.
+    Jaini, Selby and Yu 2019, arXiv:1905.02325, section 3. Beyond :math:`|x_i| = 10`, in network units, it goes on along
+    its tangent, so that an outlier costs nats and not their ninth power. Between the transforms stands an asinh instead
+    of zuko's Softclip, so that the flow is onto; the inverse is bisected in a bracket that grows until it holds.
 
     Args:
         num_steps: autoregressive transforms.

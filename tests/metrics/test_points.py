@@ -279,3 +279,11 @@ def test_images_of_thousands_of_pixels_have_a_sliced_distance_alone(take, metric
         return
     with pytest.raises(NotComputed, match=r"^1025 columns; .* looks at 1024 at most$"):
         take(metric, clouds(wide, wide))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_test_events_that_are_not_finite_are_counted(take, metric):
+    real = normal(1, 2, 50, 2)
+    real[0, 1, 3, 0] = math.nan
+    with pytest.raises(NotComputed, match=r"^1 of 100 test events are not finite$"):
+        take(metric, clouds(real, normal(1, 2, 50, 2, name="d")))
