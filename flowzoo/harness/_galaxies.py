@@ -17,7 +17,8 @@ from flowzoo.bijectors import Identity
 from flowzoo.config import ConfigError
 from flowzoo.harness._rows import Rows, open_rows, require
 from flowzoo.harness._trained import Trained
-from flowzoo.harness.plan import BenchConfig, Source, open_sources
+from flowzoo.harness.as_trained import dataset_of, open_as_trained, split_options
+from flowzoo.harness.plan import BenchConfig, Source
 
 PARTS = ("test", "validation", "train", "all")
 FAR = 5.0  # training spreads
@@ -138,17 +139,10 @@ def source_of(trained: Trained) -> Source:
     Raises:
         ConfigError: if they are not known, gone or changed.
     """
-    split = trained.meta.get("split", {})
-    known = {"split_seed": "seed", "fractions": "fractions", "folds": "folds"}
-    as_trained = {option: split[key] for option, key in known.items() if split.get(key) is not None}
-    options = dict(trained.meta.get("data", {}))
-    name = options.pop("name", None)
-    if name is None or (name == "data" and not options):
-        what = "does not say what it was trained on" if name is None else "was trained on data given in Python"
-        raise ConfigError(f"{trained.path} {what}; give --galaxies, a table of contexts")
-    bench = configs.make(BenchConfig, {**as_trained, "device": "cpu"}, "bench")
-    source = open_sources(name, options, bench)[split.get("fold") or 0]
-    expected = split.get("hash", source.splits.hash)
+    name, options = dataset_of(trained.meta, trained.path, "give --galaxies, a table of contexts")
+    bench = configs.make(BenchConfig, {**split_options(trained.meta), "device": "cpu"}, "bench")
+    source = open_as_trained(name, options, bench, trained.meta)
+    expected = trained.meta.get("split", {}).get("hash", source.splits.hash)
     if expected != source.splits.hash:
         raise ConfigError(
             f"the data or its split changed since {trained.path} was trained ({expected}, now {source.splits.hash}); "

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flowzoo.config import ConfigError
+from flowzoo.harness.folder import make_writable
 from flowzoo.registry import MissingDependency
 
 Write = Callable[[Sequence[np.ndarray]], None]
@@ -57,11 +58,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise MissingDependency(
             f"writing {path.suffix} files needs {package}, which is not installed: pip install 'flowzoo[{extra}]'"
         ) from None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ConfigError(f"cannot write to {path.parent} ({error.strerror}); give another --out") from None
+    make_writable(path.parent)
 
 
 @contextmanager

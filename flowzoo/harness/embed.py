@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from flowzoo.config import ConfigError
 from flowzoo.data import Data, Splits
 from flowzoo.harness._known import differing, ids_of, keys_of, seen
 from flowzoo.harness._reconstruction import PARTS, PICTURES, Error, draw, errors, joined, reconstructed
+from flowzoo.harness.folder import make_writable
 from flowzoo.harness.plan import BenchConfig, resolve_device
 from flowzoo.harness.run import cpu_threads
 from flowzoo.seeding import derive
@@ -317,8 +317,4 @@ def _check_out(out: Path, files: list[Path], overwrite: bool) -> None:
         raise ConfigError(f"{there[0]} is there already; give --overwrite, or another --out")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; give the file to write")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out.parent).close()
-    except OSError as error:
-        raise ConfigError(f"cannot write to {out.parent} ({error.strerror}); give another --out") from None
+    make_writable(out.parent)

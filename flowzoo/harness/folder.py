@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from flowzoo import checkpoint, record
 from flowzoo import config as configs
+from flowzoo.config import ConfigError
 from flowzoo.harness.plan import Cell, Source
 from flowzoo.harness.run import state_paths
 from flowzoo.record import Record
@@ -56,6 +58,19 @@ def held(folder: Path) -> Iterator[None]:
         ) from error
     finally:
         lock.release()
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder for files that a command writes at its end, and find out now whether it can.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder} ({error.strerror}); give another --out") from None
 
 
 def finished_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Record]:

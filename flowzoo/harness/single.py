@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from flowzoo import checkpoint, train
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.distributed import world
+from flowzoo.harness.as_trained import dataset_of, open_as_trained, split_options
 from flowzoo.harness.evaluate import Evaluated, evaluate_flow
-from flowzoo.harness.plan import BenchConfig, Cell, open_sources
+from flowzoo.harness.folder import make_writable
+from flowzoo.harness.plan import BenchConfig, Cell
 from flowzoo.harness.run import cpu_threads, label_of, save_flow
 
 
@@ -30,11 +31,7 @@ def fit_one(cell: Cell, path: Path) -> train.FitResult:
     """
     if path.is_dir():
         raise ConfigError(f"--out {path} is a folder; give the file to write, such as {path / 'flow.safetensors'}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ConfigError(f"cannot write to {path.parent} ({error.strerror}); give another --out") from None
+    make_writable(path.parent)
     state = path.with_suffix(".state.safetensors")
     with cpu_threads(cell.bench.threads):
         flow = cell.build()
@@ -61,23 +58,10 @@ def evaluate_one(
         ConfigError: if the data does not fit the flow, or is not the data that it was trained on any more.
     """
     meta = checkpoint.read_meta(path)
-    split = meta.get("split", {})
-    as_trained = {"split_seed": split["seed"], "fractions": split["fractions"]} if split else {}
-    if split.get("folds"):
-        as_trained["folds"] = split["folds"]
-    bench = configs.make(BenchConfig, as_trained | dict(options or {}), "bench")
-    expected = None
-    if dataset is None:
-        known = dict(meta.get("data", {}))
-        name = known.pop("name", None)
-        if name is None or (name == "data" and not known):
-            what = "does not say what it was trained on" if name is None else "was trained on data given in Python"
-            raise ConfigError(f"{path} {what}; give --data")
-        dataset, expected = (name, known), split.get("hash")
-    name, chosen = dataset
-    # The fold that the flow left out; of other folds than those of its training the first.
-    fold = split.get("fold") if bench.folds == split.get("folds", 0) else 0
-    (source,) = open_sources(name, chosen, bench, only=fold if bench.folds else None)
+    bench = configs.make(BenchConfig, split_options(meta) | dict(options or {}), "bench")
+    expected = None if dataset is not None else meta.get("split", {}).get("hash")
+    name, chosen = dataset or dataset_of(meta, path, "give --data")
+    source = open_as_trained(name, chosen, bench, meta)
     if expected not in (None, source.splits.hash):
         raise ConfigError(
             f"the data or its split changed since {path} was trained ({expected}, now {source.splits.hash}), "
