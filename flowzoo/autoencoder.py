@@ -229,7 +229,7 @@ def train_autoencoder(
             position = (step - 1) % batches
             if position == 0:  # the remainder of an epoch waits for another one
                 permutation = torch.randperm(len(train), generator=order, device=device)
-            x, _ = train.batch(permutation[position * size : (position + 1) * size], noise)
+            x = train.events(permutation[position * size : (position + 1) * size], noise)
             u = network.x_map.to_latent(x)[0]
             for group in optimizer.param_groups:
                 group["lr"] = config.rate(step - 1)
