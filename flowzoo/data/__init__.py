@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from flowzoo import config as configs
-from flowzoo.data._data import Data, DatasetConfig, Fold, Levels
+from flowzoo.data._data import Data, DatasetConfig, Fold, Levels, References
 from flowzoo.data._splits import FRACTIONS, Split, Splits
 from flowzoo.registry import DATASETS
 
-__all__ = ["FRACTIONS", "Data", "DatasetConfig", "Fold", "Levels", "Split", "Splits", "configure"]
+__all__ = ["FRACTIONS", "Data", "DatasetConfig", "Fold", "Levels", "References", "Split", "Splits", "configure"]
 
 
 def configure(name: str, options: dict[str, Any]) -> DatasetConfig:

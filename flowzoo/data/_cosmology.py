@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Uniform
+
+from flowzoo.inference import Box
 
 CONTEXT_NAMES = ("Omega_m", "sigma_8")
 LOW, HIGH = (0.1, 0.6), (0.5, 1.0)  # the prior of CAMELS on the two
@@ -58,16 +59,9 @@ class Scales(NamedTuple):
     beta_node: Tensor
 
 
-def prior() -> Independent:
-    """Uniform on [0.1, 0.5] x [0.6, 1.0] in (Omega_m, sigma_8); log p is -inf outside, never an exception."""
-    uniform = Uniform(torch.tensor(LOW), torch.tensor(HIGH), validate_args=False)
-    return Independent(uniform, 1, validate_args=False)
-
-
-def draw_prior(count: int, source: torch.Generator) -> Tensor:
-    """``(count, 2)`` draws from the prior."""
-    low, high = torch.tensor(LOW), torch.tensor(HIGH)
-    return low + (high - low) * torch.rand(count, 2, generator=source)
+def prior() -> Box:
+    """Uniform on [0.1, 0.5] x [0.6, 1.0] in (Omega_m, sigma_8)."""
+    return Box(LOW, HIGH)
 
 
 def linear_power(k: Tensor, omega_m: Tensor, sigma_8: Tensor, background: Background = CAMELS) -> Tensor:

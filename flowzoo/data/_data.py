@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Size, Tensor
 
 from flowzoo.bijectors import Bijector
+from flowzoo.inference import Prior
 
 
 class Levels(NamedTuple):
@@ -26,6 +27,25 @@ class Fold(NamedTuple):
 
     part: Tensor  # (N,) of 0 (train), 1 (validation), 2 (test)
     context: Tensor  # as Data.context
+
+
+@dataclass(frozen=True)
+class References:
+    """Observations with draws from their exact posteriors, or as exact as anybody has them.
+
+    Args:
+        x: ``(K, *observation)``, none of them an event of the data.
+        theta: ``(K, n, D)`` draws from p(theta | x) in the units of theta, independent.
+        truth: ``(K, D)`` the parameters that made them, if known.
+        published: C2ST of other people's methods against these draws, mean over the observations, by name.
+        note: where the draws come from, in one line.
+    """
+
+    x: Tensor
+    theta: Tensor
+    truth: Tensor | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,10 +79,14 @@ class Data:
         group_names: what the groups 0, 1, 2, ... are called (ids of galaxies).
         roles: names of the columns that are a ``"position"`` (two or three), a ``"velocity"``, a ``"mass"``,
             ``"metallicity"`` or ``"age"``, for what can only be shown of such.
-        prior: distribution of theta, where the context is a parameter.
-        simulate: ``simulate(theta, generator) -> x``, where fresh data can be had.
+        prior: distribution of theta, where the context or the event is a parameter.
+        theta: which of the two is theta where there is a prior: ``"context"``, so that a flow is a likelihood
+            p(x | theta), or ``"event"``, so that it is a posterior p(theta | x) itself.
+        simulate: ``simulate(theta, generator)`` -> observations, where fresh ones can be had.
         true_log_prob: ``true_log_prob(x, context) -> (N,)``, where the truth is known.
-        references: reference posteriors and the like, by name.
+        references: exact answers by name: ``"nll"``, ``"posterior"``.
+        reference_posteriors: makes, or reads, observations with draws from their posteriors; called when they are
+            looked at.
         notes: what the loader did to the data (rows left out, floors, noise added); kept in every record.
     """
 
@@ -86,10 +110,12 @@ class Data:
     balanced: bool = False
     group_names: Sequence[str] = ()
     roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    prior: Any = None
+    prior: Prior | None = None
+    theta: Literal["context", "event"] = "context"
     simulate: Callable[[Tensor, torch.Generator], Tensor] | None = None
     true_log_prob: Callable[[Tensor, Tensor], Tensor] | None = None
     references: dict[str, Any] = field(default_factory=dict)
+    reference_posteriors: Callable[[], References] | None = None
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -135,6 +161,10 @@ class Data:
                     f"a fold must have a part per event and contexts {tuple(self.context.shape)}; got "
                     f"{len(fold.part)} parts for {count} events and contexts {tuple(fold.context.shape)}"
                 )
+        if self.prior is not None:
+            shape = tuple(self.context_shape if self.theta == "context" else self.event_shape)
+            if shape != (self.prior.dim,):
+                raise ValueError(f"the prior is of {self.prior.dim} parameters; theta, the {self.theta}, is {shape}")
         for role, names in self.roles.items():
             unknown = [name for name in names if name not in self.names]
             if unknown:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowzoo.bijectors import Compose, Log, Standardize
-from flowzoo.data._cosmology import CONTEXT_NAMES, HIGH, LOW, draw_prior, linear_power, prior
+from flowzoo.data._cosmology import CONTEXT_NAMES, HIGH, LOW, linear_power, prior
 from flowzoo.data._data import Data
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
@@ -94,7 +94,7 @@ class Fields:
             ValueError: if an option is out of range, or the lognormal maps do not fit into float32.
         """
         self._check()
-        context = draw_prior(self.num_contexts, generator(self.seed, "theta"))
+        context = prior().sample(self.num_contexts, generator(self.seed, "theta"))
         index = torch.arange(self.num_contexts).repeat_interleave(self.maps_per_context)
         x = self._draw(context, index, generator(self.seed, "x"))
         lognormal = self.kind == "lognormal"

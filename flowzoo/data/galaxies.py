@@ -129,10 +129,9 @@ class Galaxies:
                 "metallicity": ("feh", "Z"),
                 "age": ("age",),
             },
-            prior=prior(),
             simulate=self.simulate,
             true_log_prob=self.true_log_prob,
-            references={"components": self.log_components},
+            references={"components": self.log_components, "prior": prior()},
             notes=(
                 f"{self.num_galaxies} simulated galaxies of disc, bulge and halo, by a scrambled Sobol sequence",
                 f"{self.stars_per_galaxy} stars a galaxy, scatter {self.count_scatter:g} dex; seed {self.seed}",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowzoo.data._cosmology import CAMELS, CONTEXT_NAMES, draw_prior, growth, linear_power, prior, second_order
+from flowzoo.data._cosmology import CAMELS, CONTEXT_NAMES, growth, linear_power, prior, second_order
 from flowzoo.data._data import Data
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import derive, generator
@@ -94,7 +94,7 @@ class HISim:
             ValueError: if an option is out of range.
         """
         self._check()
-        theta = draw_prior(self.num_simulations, generator(self.seed, "theta"))
+        theta = prior().sample(self.num_simulations, generator(self.seed, "theta"))
         seeds = [derive(self.seed, "simulation", i) for i in range(self.num_simulations)]
         maps = self._run(theta, seeds, torch.device("cpu"), self.maps_per_simulation)
         simulation = torch.arange(self.num_simulations).repeat_interleave(self.maps_per_simulation)

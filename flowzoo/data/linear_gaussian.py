@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal
 
 from flowzoo.data._data import Data
+from flowzoo.inference import Gaussian
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
 
@@ -63,7 +64,7 @@ class LinearGaussian:
         prior = None
         if k:
             references["posterior"] = self.posterior
-            prior = Independent(Normal(torch.zeros(k), torch.ones(k)), 1)
+            prior = Gaussian([0.0] * k, [1.0] * k)
         return Data(
             x=self.simulate(theta, generator(self.seed, "x")),
             context=theta if k else None,

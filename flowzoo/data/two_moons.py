@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Uniform
 
 from flowzoo.data._data import Data
+from flowzoo.inference import Box
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
 
@@ -46,16 +46,14 @@ class TwoMoons:
         """
         if self.num_events < 1:
             raise ValueError(f"two_moons needs num_events >= 1; got {self.num_events}")
-        ones = torch.ones(2)
-        source = generator(self.seed, "theta")
-        theta = 2 * torch.rand(self.num_events, 2, generator=source) - 1
+        prior = Box([-1.0, -1.0], [1.0, 1.0])
+        theta = prior.sample(self.num_events, generator(self.seed, "theta"))
         return Data(
             x=self.simulate(theta, generator(self.seed, "x")),
             context=theta,
             names=("x1", "x2"),
             context_names=("theta1", "theta2"),
-            # Unchecked, so that theta outside the support has log p = -inf instead of an exception.
-            prior=Independent(Uniform(-ones, ones, validate_args=False), 1, validate_args=False),
+            prior=prior,
             simulate=self.simulate,
             true_log_prob=self.true_log_prob,
         )

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from flowzoo import config as configs
-from flowzoo.metrics._metric import MIN_SIDE, Clouds, Column, Ensembles, Evaluation, MetricConfig, NotComputed
+from flowzoo.metrics._metric import (
+    MIN_SIDE,
+    Clouds,
+    Column,
+    Ensembles,
+    Evaluation,
+    MetricConfig,
+    NotComputed,
+    Posteriors,
+    ReferenceDraws,
+)
 from flowzoo.registry import METRICS
 
 __all__ = [
@@ -16,6 +26,8 @@ __all__ = [
     "Evaluation",
     "MetricConfig",
     "NotComputed",
+    "Posteriors",
+    "ReferenceDraws",
     "columns",
     "configure",
 ]

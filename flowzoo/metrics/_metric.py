@@ -80,6 +80,60 @@ class Clouds:
 
 
 @dataclass(frozen=True)
+class Posteriors:
+    """Draws from the posterior that a flow implies for each of N observations whose parameters are known.
+
+    The pairs (theta, x) are independent draws from the joint density of the data: one for each test group. If the
+    posteriors are right, theta is one more draw of each.
+
+    Args:
+        draws: ``(L, N, D)`` in the units of theta, independent for each observation.
+        truth: ``(N, D)`` the parameters that made the observations.
+        log_prob: ``(L, N)`` log q(theta | x) of the draws, up to a constant for each observation.
+        truth_log_prob: ``(N,)`` the same of the truth, up to the same constant; minus infinity where q excludes it.
+        normalised: whether that constant is known and zero.
+        log_likelihood: ``(L, N)`` log q(x | theta) up to a constant for each observation; None where the prior has no
+            density and so no likelihood can be told from a posterior.
+        truth_log_likelihood: ``(N,)``.
+        observation: ``(N, F)`` the observations, flattened, each column in units of its spread.
+        known_theta: ``(M, D)`` parameters of training events, independent of the N.
+        known_observation: ``(M, F)`` their observations, as ``observation``.
+        prior_draws: ``(P, D)`` draws from the prior.
+        to_unit: theta ``(..., D)`` into the unit box, each parameter through its prior's distribution function.
+        names: of the parameters.
+    """
+
+    draws: Tensor
+    truth: Tensor
+    log_prob: Tensor
+    truth_log_prob: Tensor
+    normalised: bool
+    log_likelihood: Tensor | None
+    truth_log_likelihood: Tensor | None
+    observation: Tensor
+    known_theta: Tensor
+    known_observation: Tensor
+    prior_draws: Tensor
+    to_unit: Callable[[Tensor], Tensor]
+    names: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ReferenceDraws:
+    """Draws of a flow's posterior beside draws of the exact one, at K observations.
+
+    Args:
+        drawn: ``(K, n, D)`` of the flow.
+        reference: ``(K, n, D)`` of the exact posterior.
+        published: C2ST that others published against these references, by method.
+    """
+
+    drawn: Tensor
+    reference: Tensor
+    published: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a metric may look at. Tensors are on one device; events and draws are in data units.
 
@@ -105,6 +159,10 @@ class Evaluation:
         clouds_missing: the reason why there are none.
         weights: ``(N,)`` of mean 1, what each test event counts, or None where all count the same.
         names: of the columns of a vector event, as far as the dataset says.
+        posteriors: draws from the posteriors of test observations, or None.
+        posteriors_missing: the reason why there are none.
+        references: draws beside those of exact posteriors, or None.
+        references_missing: the reason why there are none.
     """
 
     x: Tensor
@@ -127,6 +185,10 @@ class Evaluation:
     clouds_missing: str = "no clouds of points were drawn"
     weights: Tensor | None = None
     names: Sequence[str] = ()
+    posteriors: Posteriors | None = None
+    posteriors_missing: str = "the dataset has no prior, so there are no posteriors"
+    references: ReferenceDraws | None = None
+    references_missing: str = "the dataset has no reference posteriors"
 
     @property
     def context(self) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 
 from flowzoo.data._cosmology import (
     Background,
-    draw_prior,
     growth,
     linear_power,
     omega_m_at,
@@ -133,7 +132,7 @@ def test_growth_obeys_its_differential_equation(redshift):
 
 
 def test_prior_covers_its_box_and_nothing_else():
-    theta = draw_prior(20_000, generator(0, "theta"))
+    theta = prior().sample(20_000, generator(0, "theta"))
     assert bool(prior().log_prob(theta).isfinite().all())
     assert torch.allclose(theta.amin(0), torch.tensor([0.1, 0.6]), atol=1e-4)
     assert torch.allclose(theta.amax(0), torch.tensor([0.5, 1.0]), atol=1e-4)

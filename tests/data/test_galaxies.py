@@ -281,9 +281,11 @@ def test_counts_scatter_by_what_is_asked_and_a_group_is_a_galaxy():
 def test_prior_is_uniform_about_the_mass_metallicity_relation():
     data = Galaxies(num_galaxies=512, stars_per_galaxy=1).load()
     volume = math.prod(high - low for low, high in zip(LOW, HIGH, strict=True))
-    assert torch.allclose(data.prior.log_prob(data.context), torch.full((512,), -math.log(volume)), atol=1e-5)
+    assert torch.allclose(
+        data.references["prior"].log_prob(data.context), torch.full((512,), -math.log(volume)), atol=1e-5
+    )
     outside = torch.tensor([[11.2, 6.0, 2.0, 0.0], [9.8, 6.0, 2.0, 0.0], [10.0, 4.0, 2.0, -0.4]])
-    assert data.prior.log_prob(outside).tolist() == [-math.inf] * 3
+    assert data.references["prior"].log_prob(outside).tolist() == [-math.inf] * 3
     # A scrambled Sobol sequence fills the box more evenly than independent draws would.
     unit = (data.context[:, :3] - torch.tensor(LOW[:3])) / (torch.tensor(HIGH[:3]) - torch.tensor(LOW[:3]))
     assert bool(((unit.mean(0) - 0.5).abs() < 0.005).all())
@@ -291,7 +293,7 @@ def test_prior_is_uniform_about_the_mass_metallicity_relation():
     assert float(torch.corrcoef(data.context.T)[0, 3]) == pytest.approx(0.35 / math.hypot(0.35, 0.5), abs=0.01)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        assert bool(data.prior.log_prob(data.prior.sample((1000,))).isfinite().all())
+        assert bool(data.references["prior"].log_prob(data.references["prior"].sample((1000,))).isfinite().all())
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_others():
@@ -312,7 +314,7 @@ def test_data_with_its_functions_can_be_sent_to_another_process():
     data = Galaxies(num_galaxies=4, stars_per_galaxy=5).load()
     copy, context = pickle.loads(pickle.dumps(data)), data.context[data.context_index]
     assert torch.equal(copy.true_log_prob(data.x, context), data.true_log_prob(data.x, context))
-    assert torch.equal(copy.prior.log_prob(context), data.prior.log_prob(context))
+    assert torch.equal(copy.references["prior"].log_prob(context), data.references["prior"].log_prob(context))
     components = copy.references["components"](data.x, context)
     assert torch.allclose(components.logsumexp(-1), data.true_log_prob(data.x, context))
 

@@ -1,0 +1,315 @@
+r"""Priors p(theta): what a posterior needs of one, and the ones that there are.
+
+Parameters are ``(..., D)`` in their own units, D numbers each. A prior is described by plain JSON values
+(``describe``; ``prior_text.from_description``), so that it travels with a trained flow and is written in YAML.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Prior:
+    """A density of D parameters.
+
+    ``low`` and ``high``, ``(D,)`` in float64, bound its support; they may be infinite.
+    """
+
+    low: Tensor
+    high: Tensor
+    #: whether ``log_prob`` is known; a prior given by samples alone has none
+    has_density: bool = True
+
+    @property
+    def dim(self) -> int:
+        """Number of parameters D."""
+        return len(self.low)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """log p(theta): ``(..., D)`` to ``(...)``, minus infinity outside the support, never an exception."""
+        raise NotImplementedError
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """``(count, D)`` float32 draws, on the device of the generator."""
+        raise NotImplementedError
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        """Each parameter through the distribution function of its marginal: ``(..., D)`` to ``(..., D)`` in [0, 1]."""
+        raise NotImplementedError
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        """The inverse of ``to_unit``: marginal quantiles."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON values that ``from_description`` makes the same prior of."""
+        raise NotImplementedError
+
+    def covers(self, theta: Tensor) -> Tensor:
+        """Whether each of ``(..., D)`` lies in the bounds of the support: ``(...)`` booleans."""
+        return ((theta >= self.low.to(theta)) & (theta <= self.high.to(theta))).all(-1)
+
+    def _check(self, theta: Tensor) -> Tensor:
+        if theta.ndim < 1 or theta.shape[-1] != self.dim:
+            raise ValueError(f"theta must be (..., {self.dim}), as the prior has it; got {tuple(theta.shape)}")
+        return theta.double()
+
+
+class Box(Prior):
+    """Uniform between ``low`` and ``high``, ``(D,)`` each.
+
+    Raises:
+        ValueError: unless low < high, finite, of one length.
+    """
+
+    def __init__(self, low: Sequence[float] | Tensor, high: Sequence[float] | Tensor) -> None:
+        self.low, self.high = _vector(low, "low"), _vector(high, "high", len(low))
+        if not bool((self.low < self.high).all()):
+            raise ValueError(f"a box needs low < high; got low {self.low.tolist()} and high {self.high.tolist()}")
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """See ``Prior``."""
+        inside = self.covers(self._check(theta))
+        volume = float((self.high - self.low).log().sum())
+        return torch.where(inside, -volume, -math.inf).to(theta.dtype)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """See ``Prior``."""
+        u = torch.rand(count, self.dim, generator=generator, device=generator.device)
+        return self.low.to(u) + (self.high.to(u) - self.low.to(u)) * u
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        """See ``Prior``."""
+        low, high = self.low.to(theta.device), self.high.to(theta.device)
+        return ((self._check(theta) - low) / (high - low)).clamp(0, 1).to(theta.dtype)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        """See ``Prior``."""
+        low, high = self.low.to(u.device), self.high.to(u.device)
+        return (low + (high - low) * self._check(u)).to(u.dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Prior``."""
+        return {"kind": "box", "low": self.low.tolist(), "high": self.high.tolist()}
+
+
+class Gaussian(Prior):
+    """N(mean, covariance), ``(D,)`` and ``(D, D)``, or ``(D,)`` variances of a diagonal one.
+
+    Raises:
+        ValueError: if the covariance is not symmetric and positive definite.
+    """
+
+    def __init__(self, mean: Sequence[float] | Tensor, covariance: Sequence[Any] | Tensor) -> None:
+        self.mean = _vector(mean, "mean")
+        given = torch.as_tensor(covariance, dtype=torch.float64)
+        self.covariance = given.diag() if given.ndim == 1 else given
+        if self.covariance.shape != (self.dim, self.dim):
+            raise ValueError(f"covariance must be {(self.dim, self.dim)}; got {tuple(given.shape)}")
+        self._tril, info = torch.linalg.cholesky_ex(self.covariance)
+        if int(info) or not torch.allclose(self.covariance, self.covariance.T):
+            raise ValueError("covariance must be symmetric and positive definite")
+        self.low, self.high = torch.full_like(self.mean, -math.inf), torch.full_like(self.mean, math.inf)
+
+    @property
+    def dim(self) -> int:
+        """Number of parameters D."""
+        return len(self.mean)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """See ``Prior``."""
+        mean, tril = self.mean.to(theta.device), self._tril.to(theta.device)
+        exact = torch.distributions.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
+        return exact.log_prob(self._check(theta)).to(theta.dtype)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """See ``Prior``."""
+        noise = torch.randn(count, self.dim, generator=generator, device=generator.device)
+        return self.mean.to(noise) + noise @ self._tril.T.to(noise)
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        """See ``Prior``."""
+        spread = self.covariance.diagonal().sqrt().to(theta.device)
+        return torch.special.ndtr((self._check(theta) - self.mean.to(theta.device)) / spread).to(theta.dtype)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        """See ``Prior``."""
+        spread = self.covariance.diagonal().sqrt().to(u.device)
+        return (self.mean.to(u.device) + spread * torch.special.ndtri(self._check(u))).to(u.dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Prior``."""
+        return {"kind": "gaussian", "mean": self.mean.tolist(), "covariance": self.covariance.tolist()}
+
+
+class LogNormal(Prior):
+    r"""Independent :math:`\log\theta_d \sim N(\mu_d, \sigma_d^2)`, ``(D,)`` each.
+
+    Raises:
+        ValueError: unless every sigma is positive.
+    """
+
+    def __init__(self, mu: Sequence[float] | Tensor, sigma: Sequence[float] | Tensor) -> None:
+        self.mu, self.sigma = _vector(mu, "mu"), _vector(sigma, "sigma", len(mu))
+        if not bool((self.sigma > 0).all()):
+            raise ValueError(f"sigma must be positive; got {self.sigma.tolist()}")
+        self.low, self.high = torch.zeros_like(self.mu), torch.full_like(self.mu, math.inf)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """See ``Prior``."""
+        value, (mu, sigma) = self._check(theta), self._on(theta)
+        positive = value > 0
+        log = value.where(positive, 1.0).log()
+        each = -0.5 * ((log - mu) / sigma).square() - log - sigma.log() - 0.5 * math.log(2 * math.pi)
+        return each.where(positive, -math.inf).sum(-1).to(theta.dtype)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """See ``Prior``."""
+        noise = torch.randn(count, self.dim, generator=generator, device=generator.device)
+        return (self.mu.to(noise) + self.sigma.to(noise) * noise).exp()
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        """See ``Prior``."""
+        mu, sigma = self._on(theta)
+        return torch.special.ndtr((self._check(theta).clamp_min(0).log() - mu) / sigma).to(theta.dtype)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        """See ``Prior``."""
+        mu, sigma = self._on(u)
+        return (mu + sigma * torch.special.ndtri(self._check(u))).exp().to(u.dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Prior``."""
+        return {"kind": "lognormal", "mu": self.mu.tolist(), "sigma": self.sigma.tolist()}
+
+    def _on(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mu.to(like.device), self.sigma.to(like.device)
+
+
+class Product(Prior):
+    """Independent parameters, each with a frozen continuous distribution of ``scipy.stats``.
+
+    Evaluated by scipy, on the CPU.
+
+    Args:
+        marginals: such as ``[scipy.stats.norm(0.7, 0.05), scipy.stats.beta(2, 5)]``.
+
+    Raises:
+        ValueError: for anything that is not a frozen distribution with a density.
+    """
+
+    def __init__(self, marginals: Sequence[Any]) -> None:
+        for marginal in marginals:
+            if not (hasattr(marginal, "logpdf") and hasattr(marginal, "dist")):
+                raise ValueError(
+                    f"a prior needs frozen continuous distributions, such as scipy.stats.norm(0, 1); got {marginal!r}"
+                )
+        self.marginals = tuple(marginals)
+        low, high = zip(*(marginal.support() for marginal in marginals), strict=True)
+        self.low = torch.tensor([float(value) for value in low], dtype=torch.float64)
+        self.high = torch.tensor([float(value) for value in high], dtype=torch.float64)
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """See ``Prior``."""
+        return self._each(theta, "logpdf").sum(-1).to(theta.dtype)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """See ``Prior``."""
+        return self.from_unit(torch.rand(count, self.dim, generator=generator, device=generator.device))
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        """See ``Prior``."""
+        return self._each(theta, "cdf").to(theta.dtype)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        """See ``Prior``."""
+        return self._each(u, "ppf").to(u.dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Prior``."""
+        return {"kind": "product", "marginals": [_call_of(marginal) for marginal in self.marginals]}
+
+    def _each(self, value: Tensor, method: str) -> Tensor:
+        columns = self._check(value).cpu().numpy()
+        found = [getattr(m, method)(columns[..., i]) for i, m in enumerate(self.marginals)]
+        return torch.from_numpy(np.stack(found, -1)).to(value.device)
+
+
+class Samples(Prior):
+    """A prior of which draws are known, and no density: importance sampling needs no more.
+
+    Args:
+        theta: ``(M, D)`` draws.
+
+    Raises:
+        ValueError: for fewer than two draws, or draws that are not finite.
+    """
+
+    has_density = False
+
+    def __init__(self, theta: Tensor | np.ndarray | Sequence[Sequence[float]]) -> None:
+        self.theta = torch.as_tensor(theta, dtype=torch.float64)
+        if self.theta.ndim != 2 or len(self.theta) < 2 or not bool(self.theta.isfinite().all()):
+            raise ValueError(f"samples of a prior must be (M, D), finite, M >= 2; got {tuple(self.theta.shape)}")
+        self.low, self.high = self.theta.amin(0), self.theta.amax(0)
+        self._sorted = self.theta.sort(0).values
+
+    def log_prob(self, theta: Tensor) -> Tensor:
+        """Not known.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "a prior given by samples has no density; take method='importance', or give the prior as a distribution"
+        )
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """``(count, D)`` of the draws, with replacement."""
+        rows = torch.randint(len(self.theta), (count,), generator=generator, device=generator.device)
+        return self.theta.to(rows.device)[rows].float()
+
+    def to_unit(self, theta: Tensor) -> Tensor:
+        """By the share of the draws below, interpolated."""
+        return self._interpolated(theta, inverse=False)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        """See ``Prior``."""
+        return self._interpolated(u, inverse=True)
+
+    def describe(self) -> dict[str, Any]:
+        """See ``Prior``."""
+        return {"kind": "samples", "theta": self.theta.tolist()}
+
+    def _interpolated(self, value: Tensor, *, inverse: bool) -> Tensor:
+        columns, u = self._check(value).cpu().numpy(), np.linspace(0, 1, len(self.theta))
+        known = self._sorted.cpu().numpy()
+        pairs = [(u, known[:, i]) if inverse else (known[:, i], u) for i in range(self.dim)]
+        found = [np.interp(columns[..., i], *pair) for i, pair in enumerate(pairs)]
+        return torch.from_numpy(np.stack(found, -1)).to(value)
+
+
+def _call_of(marginal: Any) -> str:
+    """A frozen distribution as ``prior_text`` reads it."""
+    name, args, keywords = marginal.dist.name, list(marginal.args), dict(marginal.kwds)
+    if name == "uniform":  # scipy's own takes (loc, scale)
+        low, high = marginal.support()
+        return f"uniform({float(low)!r}, {float(high)!r})"
+    parts = [repr(float(value)) for value in args] + [f"{key}={float(value)!r}" for key, value in keywords.items()]
+    return f"{name}({', '.join(parts)})"
+
+
+def _vector(values: Sequence[float] | Tensor, name: str, length: int | None = None) -> Tensor:
+    vector = torch.as_tensor(values, dtype=torch.float64)
+    if vector.ndim != 1 or len(vector) == 0 or (length is not None and len(vector) != length):
+        wanted = f"({length},)" if length is not None else "(D,) with D >= 1"
+        raise ValueError(f"{name} must be {wanted}; got {tuple(vector.shape)}")
+    if not bool(vector.isfinite().all()):
+        raise ValueError(f"{name} must be finite; got {vector.tolist()}")
+    return vector
