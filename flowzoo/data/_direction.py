@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 
 from flowzoo.bijectors import Bijector, Columns, Compose, Log, Logit, Standardize
+from flowzoo.config import ConfigError
 from flowzoo.data._data import Data
 from flowzoo.inference import Prior
 
+Direction = Literal["likelihood", "posterior"]
 EDGE = 1e-6  # of a bounded parameter's range, which the logit keeps from infinity: all that can leak out of it
+
+
+def directed(data: Data, direction: str) -> Data:
+    """The data as they are for ``likelihood``, with theta as the event for ``posterior``.
+
+    Raises:
+        ConfigError: for another direction.
+        ValueError: as ``toward_theta``.
+    """
+    if direction not in ("likelihood", "posterior"):
+        raise ConfigError(f"direction must be likelihood or posterior; got {direction!r}")
+    return toward_theta(data) if direction == "posterior" else data
+
+
+def prior_texts(value: Any) -> Any:
+    """A text for each parameter, from a mapping or from text with commas inside and between.
+
+    >>> prior_texts("{Omega_m: uniform(0.1, 0.5), sigma_8: norm(0.8, 0.1)}")
+    {'Omega_m': 'uniform(0.1, 0.5)', 'sigma_8': 'norm(0.8, 0.1)'}
+    """
+    if isinstance(value, Mapping):
+        # YAML in braces cuts at every comma: uniform(0.1, 0.5) comes as a value and a key that has none.
+        value = ", ".join(str(key) if text is None else f"{key}: {text}" for key, text in value.items())
+    if not isinstance(value, str):
+        return value
+    text = value.strip().removeprefix("{").removesuffix("}")
+    if not text.strip():
+        return None
+    found = dict[str, str]()
+    for part in re.split(r",(?![^()]*\))", text):  # commas outside of brackets
+        name, sign, prior = part.partition(":" if ":" in part else "=")
+        if not sign:
+            raise ValueError(f"expected parameter: distribution, with commas between several; got '{part.strip()}'")
+        found[name.strip()] = prior.strip()
+    return found
 
 
 def toward_theta(data: Data) -> Data:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from flowzoo.bijectors import Compose, Log, Standardize
+from flowzoo.data import _field_posterior
 from flowzoo.data._cosmology import CONTEXT_NAMES, HIGH, LOW, linear_power, prior
 from flowzoo.data._data import Data
+from flowzoo.data._direction import Direction, directed
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
 
@@ -67,6 +69,8 @@ class Fields:
     - ``"nll"``: the entropy of x given theta in nats, averaged over the prior: the best NLL that can be expected,
     - ``"posterior"``: the method ``posterior``, exact, on a grid.
 
+    ``reference_posteriors`` are ten maps by a seed of their own with 2000 draws each of the posterior on a fine grid.
+
     Args:
         kind: ``"gaussian"`` or ``"lognormal"``.
         size: pixels a side.
@@ -76,6 +80,7 @@ class Fields:
         depth: of the projected slab in Mpc/h. The default is the side: a whole cube, projected.
         floor: variance of white noise, as a fraction of that of a pixel without it.
         seed: of the cosmologies and the maps.
+        direction: ``posterior``: the events are theta, given a map.
     """
 
     kind: Literal["gaussian", "lognormal"] = "gaussian"
@@ -86,6 +91,7 @@ class Fields:
     depth: float = 25.0
     floor: float = 1e-2
     seed: int = 0
+    direction: Direction = "likelihood"
 
     def load(self) -> Data:
         """Draw cosmologies from the prior and maps of each.
@@ -104,7 +110,7 @@ class Fields:
                 f"which ln x has a variance of up to {float(self._spectrum(context)[1].max()):.0f}"
             )
         mode = "that of the lowest other mode"
-        return Data(
+        data = Data(
             x=x,
             context=context,
             context_index=index,
@@ -119,10 +125,18 @@ class Fields:
             simulate=self.simulate,
             true_log_prob=self.true_log_prob,
             references={"nll": self._entropy(), "posterior": self.posterior},
+            reference_posteriors=partial(_field_posterior.references, self),
             notes=(
                 f"{self.kind} field, linear P(k) of Eisenstein & Hu 1998 at z = 0, divided by {self.depth:g} Mpc/h",
                 f"white floor of {self.floor:g} of the variance; variance of the zero mode: {mode}; seed {self.seed}",
             ),
+        )
+        if self.direction == "likelihood":
+            return data
+        return replace(
+            directed(data, self.direction),
+            true_log_prob=partial(_field_posterior.log_prob, self),
+            references={"posterior": self.posterior},
         )
 
     def simulate(self, theta: Tensor, generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowzoo.data._cosmology import CAMELS, CONTEXT_NAMES, growth, linear_power, prior, second_order
 from flowzoo.data._data import Data
+from flowzoo.data._direction import Direction, directed
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import derive, generator
 
@@ -74,6 +75,7 @@ class HISim:
         omega_hi: comoving density of neutral hydrogen in units of the critical density today.
         seed: of theta, and by the number of the simulation of its noise: more simulations leave the first ones as
             they are.
+        direction: ``posterior``: the events are theta, given a map.
     """
 
     num_simulations: int = 500
@@ -86,6 +88,7 @@ class HISim:
     scatter: float = 0.3
     omega_hi: float = 1e-3
     seed: int = 0
+    direction: Direction = "likelihood"
 
     def load(self) -> Data:
         """Run the simulations; the same bits for the same seed, whatever else is run.
@@ -98,7 +101,7 @@ class HISim:
         seeds = [derive(self.seed, "simulation", i) for i in range(self.num_simulations)]
         maps = self._run(theta, seeds, torch.device("cpu"), self.maps_per_simulation)
         simulation = torch.arange(self.num_simulations).repeat_interleave(self.maps_per_simulation)
-        return Data(
+        data = Data(
             x=maps.reshape(-1, 1, self.grid, self.grid),
             context=theta,
             context_index=simulation,
@@ -118,6 +121,7 @@ class HISim:
                 f"seed {self.seed}",
             ),
         )
+        return directed(data, self.direction)
 
     def simulate(self, theta: Tensor, generator: torch.Generator) -> Tensor:
         """Draw a map ``(..., 1, n, n)`` for each theta ``(..., 2)``.

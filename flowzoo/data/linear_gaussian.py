@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from flowzoo.data._data import Data
+from flowzoo.data._data import Data, References
+from flowzoo.data._direction import Direction, directed
 from flowzoo.inference import Gaussian
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
+
+_OBSERVATIONS, _DRAWS = 10, 2000  # of the reference posteriors
 
 
 @DATASETS.register
@@ -29,7 +32,10 @@ class LinearGaussian:
     order 5. A flow that is right reaches ``excess_nll`` near 0; ``references`` of its ``Data`` hold
 
     - ``"posterior"``: ``posterior(x)``, the ``MultivariateNormal`` of theta given x,
-    - ``"nll"``: the entropy of x given theta in nats, which is the best NLL that can be expected.
+    - ``"nll"``: the entropy of x given theta in nats, which is the best NLL that can be expected; with
+      ``direction="posterior"`` that of theta given x.
+
+    ``reference_posteriors`` are ten observations by a seed of their own with 2000 exact draws each.
 
     Args:
         num_events: pairs (theta, x) drawn.
@@ -37,6 +43,7 @@ class LinearGaussian:
         context_dim: dimension k of theta; 0 is the unconditional N(b, S).
         noise: scale of eps.
         seed: of A, b, S and of the draws.
+        direction: ``posterior``: the events are theta, given x.
     """
 
     num_events: int = 10_000
@@ -44,12 +51,13 @@ class LinearGaussian:
     context_dim: int = 3
     noise: float = 0.5
     seed: int = 0
+    direction: Direction = "likelihood"
 
     def load(self) -> Data:
         """Draw theta from the prior and x from the simulator.
 
         Raises:
-            ValueError: if a size or the noise is out of range.
+            ValueError: if a size or the noise is out of range, or ``direction="posterior"`` has no theta.
         """
         if self.num_events < 1 or self.dim < 1 or self.context_dim < 0 or not 0 < self.noise < math.inf:
             raise ValueError(
@@ -65,7 +73,7 @@ class LinearGaussian:
         if k:
             references["posterior"] = self.posterior
             prior = Gaussian([0.0] * k, [1.0] * k)
-        return Data(
+        data = Data(
             x=self.simulate(theta, generator(self.seed, "x")),
             context=theta if k else None,
             names=tuple(f"x{i + 1}" for i in range(self.dim)),
@@ -74,6 +82,18 @@ class LinearGaussian:
             simulate=self.simulate,
             true_log_prob=self.true_log_prob,
             references=references,
+            reference_posteriors=self.reference_posteriors if k else None,
+        )
+        if self.direction == "likelihood":
+            return data
+        if not k:
+            raise ValueError("direction 'posterior' is of theta, and context_dim is 0; give it at least one parameter")
+        # The covariance, and with it the entropy, is the same for every x.
+        entropy = float(self.posterior(torch.zeros(self.dim)).entropy())
+        return replace(
+            directed(data, self.direction),
+            true_log_prob=self.posterior_log_prob,
+            references={"nll": entropy, "posterior": self.posterior},
         )
 
     def simulate(self, theta: Tensor, generator: torch.Generator) -> Tensor:
@@ -102,6 +122,20 @@ class LinearGaussian:
         residual = torch.linalg.solve_triangular(tril, (x.double() - b).reshape(-1, self.dim).T, upper=False)
         mean = torch.linalg.solve(precision, whitened.T @ residual).T.reshape(*x.shape[:-1], self.context_dim)
         return MultivariateNormal(mean, precision_matrix=precision)
+
+    def posterior_log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
+        """log p(theta | x) in nats: ``(..., k)`` and ``(..., d)`` to ``(...)``."""
+        return self.posterior(x).log_prob(theta.double()).to(theta.dtype)
+
+    def reference_posteriors(self) -> References:
+        """Ten observations that are no events, and draws ``(10, 2000, k)`` of their posteriors."""
+        truth = torch.randn(_OBSERVATIONS, self.context_dim, generator=generator(self.seed, "observation theta"))
+        x = self.simulate(truth, generator(self.seed, "observation"))
+        exact = self.posterior(x)
+        shape, source = (_DRAWS, *truth.shape), generator(self.seed, "reference")
+        noise = torch.randn(shape, generator=source, dtype=torch.float64)
+        theta = exact.mean + (exact.scale_tril @ noise[..., None])[..., 0]
+        return References(x, theta.transpose(0, 1).float(), truth, note="exact draws of the closed form")
 
     def _mean(self, theta: Tensor) -> Tensor:
         a, b, _ = (t.to(theta.device) for t in self._system)

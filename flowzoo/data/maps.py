@@ -17,7 +17,9 @@ from flowzoo.data import _camels as camels
 from flowzoo.data._augment import SYMMETRIES
 from flowzoo.data._channels import Channels, each, shown
 from flowzoo.data._data import Data
+from flowzoo.data._direction import Direction, directed, prior_texts
 from flowzoo.data._options import Whole, Words, listed, words
+from flowzoo.inference import Prior, from_description
 from flowzoo.registry import DATASETS
 
 
@@ -37,6 +39,7 @@ def _side(value: Any) -> tuple[float, str] | None:
 
 Numbers = Annotated[tuple[float, ...], BeforeValidator(listed)]
 Side = Annotated[tuple[float, str] | None, BeforeValidator(_side)]
+PriorTexts = Annotated[dict[str, str] | None, BeforeValidator(prior_texts)]
 
 
 @DATASETS.register
@@ -82,6 +85,9 @@ class Maps:
             because only the event is turned.
         periodic: axes of the event along which it is periodic (1, 2), if any; those of CAMELS are along both.
         seed: of the noise.
+        prior: the distribution from which the simulations took their parameters, a text for each, such as
+            ``{Omega_m: uniform(0.1, 0.5), sigma_8: uniform(0.6, 1.0)}``; see ``inference.from_description``.
+        direction: ``posterior``: the events are the parameters, given a map. It needs ``prior``.
     """
 
     root: str = ""
@@ -102,6 +108,8 @@ class Maps:
     augment: Words | None = None
     periodic: Whole = ()
     seed: int = 0
+    prior: PriorTexts = None
+    direction: Direction = "likelihood"
 
     def __post_init__(self) -> None:
         # In Python a single one may be given as its name, as on the command line.
@@ -158,7 +166,7 @@ class Maps:
             notes += [f"context image: {note}" for note in image.notes()]
         elif not chosen:
             context = {}
-        return Data(
+        data = Data(
             x=x,
             **context,
             groups=simulation,
@@ -169,10 +177,36 @@ class Maps:
             augment=self._symmetries(height, width),
             periodic=self.periodic,
             side=self.side,
+            prior=self._prior(context_names, vectors),
             notes=tuple(notes),
         )
+        return directed(data, self.direction)
+
+    def _prior(self, names: list[str], vectors: Tensor) -> Prior | None:
+        """That of the parameters in the order in which they are the context."""
+        if self.prior is None:
+            return None
+        if sorted(self.prior) != sorted(names):
+            raise ConfigError(
+                f"prior must have a text for each of {', '.join(names) or 'no parameter'}; it has "
+                f"{', '.join(self.prior) or 'none'}"
+            )
+        try:
+            prior = from_description({name: self.prior[name] for name in names})
+        except ValueError as error:
+            raise ConfigError(f"prior: {error}") from None
+        if bad := int((~prior.covers(vectors)).sum()):
+            raise ConfigError(f"prior excludes the parameters of {bad} of {len(vectors)} simulations")
+        return prior
 
     def _check_options(self) -> None:
+        if self.direction == "posterior" and (self.prior is None or self.context_field):
+            raise ConfigError(
+                "direction=posterior needs `prior`, the distribution of the parameters, such as "
+                "{Omega_m: uniform(0.1, 0.5)}, and no context_field"
+            )
+        if self.prior is not None and self.context_field:
+            raise ConfigError("prior is of a context of parameters alone, and there is a context_field; leave one out")
         for prefix in ("", "context_"):
             floors = getattr(self, f"{prefix}floor")
             if not np.isfinite([*floors, *self.noise_dex]).all() or min(self.noise_dex, default=0) < 0:
