@@ -29,7 +29,7 @@ from torch import Tensor
 
 from flowzoo.checkpoint import load_tensors
 
-MEASURED = {"train_seconds", "sample_seconds_per_1000", "peak_memory_mb"}
+MEASURED = {"train_seconds", "sample_seconds_per_1000", "posterior_seconds", "peak_memory_mb"}
 OPTIONS = (
     *("--models", "maf,realnvp", "--data", "digits", "--device", "cpu"),
     *("--set", "model.num_steps=2", "--set", "model.hidden_features=32", "--set", "bench.draws=50"),

@@ -45,8 +45,8 @@ class Record:
         notes: what the loader did to the data, and what the run did otherwise than asked (fewer draws, say).
         run: device, versions, commit, time: where the numbers come from.
         labels: names and units of events and context, for figures: ``names``, ``units``, ``context_names``,
-            ``context_units``, ``side`` (length and unit), ``levels`` (low, step, count); what the data do not say is
-            absent.
+            ``context_units``, ``theta_names``, ``theta_units``, ``side`` (length and unit), ``levels`` (low, step,
+            count); what the data do not say is absent.
     """
 
     dataset: str

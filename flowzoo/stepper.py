@@ -72,7 +72,8 @@ class Stepper:
         self.epoch_start = self.order.get_state()
         self.permutation: Tensor | None = None
         # A network of the context sees each context once a step, not once for every event that has it.
-        self.shared = _SharedContexts(split) if flow.context_net is not None else None
+        moved = split.theta_is_event and bool(split.symmetries)  # then each event has a context of its own each time
+        self.shared = _SharedContexts(split) if flow.context_net is not None and not moved else None
         if self.shared is not None and len(self.shared.contexts) > self.batch_size:
             self.shared = None
         self.rows_of_group = _RowsOfGroup(split.groups) if split.balanced else None

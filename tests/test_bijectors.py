@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowzoo.bijectors import (
+    Arcsine,
     Columns,
     Compose,
     Identity,
@@ -45,6 +46,7 @@ MAPS = {
     "log": Log,
     "log10": lambda: Log(10),
     "logit": lambda: Logit(0, 50),
+    "arcsine": lambda: Arcsine(0, 50, 0.01),
     "soft log": lambda: SoftLog(1.5),
     "tanh": lambda: Tanh(60),
     "rescale": lambda: Rescale(0, 50),
@@ -132,7 +134,9 @@ def test_density_of_a_flow_in_physical_units_is_the_numerical_change_of_variable
         torch.testing.assert_close(flow.log_prob(x), base + slopes, rtol=1e-7, atol=1e-6)
 
 
-@pytest.mark.parametrize("first", [Log(10), Tanh(60), Logit(0, 50), Identity()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "first", [Log(10), Tanh(60), Logit(0, 50), Arcsine(0, 50, 0.01), Identity()], ids=lambda m: type(m).__name__
+)
 def test_context_columns_never_contribute_a_jacobian(first):
     of_event, of_context = MAPS["a map for each column"]().double(), Compose(first, Standardize((3,))).double()
     of_event.fit(positive())
@@ -574,3 +578,20 @@ def test_faults_of_vector_and_image_are_named_by_column_and_channel():
 def test_fewer_columns_than_the_image_has_are_refused():
     with pytest.raises(ValueError, match=r"the last 8 columns are an image \(2, 2, 2\); got 7 columns"):
         VectorAndImage((2, 2, 2), Identity(), Identity()).to_latent(torch.zeros(3, 7))
+
+
+def test_arcsine_makes_counts_equally_noisy():
+    n, source = 1000, generator(0, "counts")
+    share = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99])
+    counts = torch.binomial(torch.full((20_000, 5), float(n)), share.expand(20_000, 5), generator=source)
+    u = Arcsine(0, n, 0.375 / (n + 0.75)).to_latent(counts)[0]
+    # A sample variance of 20,000 has a relative error of 1 %; what Anscombe's constant leaves is of order 1 / (n p)^2.
+    assert torch.allclose(u.var(0) * n, torch.ones(5), rtol=0.05)
+
+
+def test_arcsine_refuses_what_lies_outside():
+    with pytest.raises(ValueError, match=r"column 'q': 1 of 2 rows lie outside \[0, 1\]"):
+        Arcsine(0, 1, 0.1).fit(torch.tensor([[0.5, 2.0], [0.5, 0.5]]), ["e", "q"])
+    with pytest.raises(ValueError, match="needs low < high"):
+        Arcsine(1, 0, 0.1)
+    assert bool(Arcsine(0, 1, 0.1).to_data(torch.tensor([[-0.1, 3.2]]))[0].isnan().all())

@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowzoo.bijectors._affine import Rescale, Standardize, Whiten
+from flowzoo.bijectors._arcsine import Arcsine
 from flowzoo.bijectors._base import Bijector, Identity
 from flowzoo.bijectors._logarithms import Log, Logit, SoftLog, Tanh
 from flowzoo.bijectors._parts import Columns, Compose, VectorAndImage
 
 __all__ = [
+    "Arcsine",
     "Bijector",
     "Columns",
     "Compose",
@@ -58,6 +60,8 @@ def from_description(description: Mapping[str, Any]) -> Bijector:
             return SoftLog(**options)
         case "tanh":
             return Tanh(**options)
+        case "arcsine":
+            return Arcsine(**options)
         case "logit":
             return Logit(**options)
         case "compose":

@@ -10,6 +10,7 @@ import typer
 from flowzoo.cli._common import INTERRUPTED, USAGE
 from flowzoo.cli.drawing import density, sample
 from flowzoo.cli.embedding import embed
+from flowzoo.cli.inferring import calibrate, infer
 from flowzoo.cli.lists import datasets, metrics, models
 from flowzoo.cli.training import bench, evaluate, fit
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (bench, fit, evaluate, sample, density, embed, models, datasets, metrics):
+for command in (bench, fit, evaluate, infer, calibrate, sample, density, embed, models, datasets, metrics):
     app.command()(command)
 
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flowzoo.cli._common import INTERRUPTED, print_table
+from flowzoo.cli._common import print_table
+from flowzoo.cli._options import Device, Model, Overwrite, Run, Threads, until_stopped
 
-Run = Annotated[Path, typer.Argument(help="A flow that fit or bench wrote, or the directory of a bench.")]
-Model = Annotated[
-    str | None, typer.Option(help="Of a directory, the flow of this model. [default: lowest validation NLL]")
-]
 Chunk = Annotated[int, typer.Option(help="Rows at a time; the result does not depend on it.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Threads = Annotated[int, typer.Option(help="Of torch on the CPU.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 SHOWN = 30  # galaxies whose means are printed
 
 
@@ -46,7 +37,7 @@ def sample(
     """Draw particles for galaxies, of a table or of the data that the flow was trained on, and write them."""
     from flowzoo.harness.drawing import sample_catalogue
 
-    with _until_stopped():
+    with until_stopped():
         done = sample_catalogue(
             run,
             out,
@@ -86,7 +77,7 @@ def density(
     """Write log p of each particle of a file, in nats, over the units of its columns."""
     from flowzoo.harness.scoring import score_file
 
-    with _until_stopped():
+    with until_stopped():
         done = score_file(
             run,
             file,
@@ -112,13 +103,3 @@ def density(
 
 def _warn(text: str) -> None:
     typer.echo(f"warning: {text}", err=True)
-
-
-@contextmanager
-def _until_stopped() -> Iterator[None]:
-    """Ctrl-C ends the command with nothing written: unlike a bench, it does not go on from there."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was written", err=True)
-        sys.exit(INTERRUPTED)

@@ -25,7 +25,8 @@ def check(data: Data) -> None:
     assert data.context is not None
     if len(data) == 0:
         raise ValueError("the dataset has no events")
-    if data.augment and (data.context_image is not None or len(data.context_shape) >= 3):
+    images = data.context_image is not None or len(data.context_shape) >= 3
+    if data.augment and data.theta == "context" and images:
         raise ValueError(
             f"augment ({', '.join(data.augment)}) would move the events and not the images that are their contexts; "
             "leave it out"

@@ -69,7 +69,8 @@ class Data:
             wavenumbers get their unit.
         context_image: shape ``(C, H, W)`` of the image that the last C H W columns of a flat context are, where a
             context is a vector and an image together; the columns before it are the vector.
-        augment: symmetries that leave the density unchanged: ``"flip"``, ``"mirror"``, ``"quarter_turn"``, ``"shift"``.
+        augment: symmetries of an image that leave the density unchanged: ``"flip"``, ``"mirror"``, ``"quarter_turn"``,
+            ``"shift"``. They move the events, or where these are theta the contexts.
         x_map: unfitted map to network units; None chooses a standardisation (for integer data a logit before it).
         context_map: the same for the context.
         given_split: ``(N,)`` of 0 (train), 1 (validation), 2 (test), when the field has an official split.

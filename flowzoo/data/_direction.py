@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BeforeValidator
+from torch import Tensor
 
 from flowzoo.bijectors import Bijector, Columns, Compose, Log, Logit, Standardize
 from flowzoo.config import ConfigError
 from flowzoo.data._data import Data
-from flowzoo.inference import Prior
+from flowzoo.inference import Prior, from_description
 
 Direction = Literal["likelihood", "posterior"]
 EDGE = 1e-6  # of a bounded parameter's range, which the logit keeps from infinity: all that can leak out of it
@@ -53,6 +55,32 @@ def prior_texts(value: Any) -> Any:
     return found
 
 
+PriorTexts = Annotated[dict[str, str] | None, BeforeValidator(prior_texts)]
+
+
+def prior_of(texts: Mapping[str, str], names: Sequence[str], values: Tensor) -> Prior:
+    """A prior from a text for each parameter, in the order of the data.
+
+    Args:
+        texts: parameter to distribution.
+        names: of the parameters.
+        values: ``(N, D)`` of the data, which it has to cover.
+
+    Raises:
+        ConfigError: if the names differ, a text is none, or values lie outside.
+    """
+    if sorted(texts) != sorted(names):
+        wanted, came = (", ".join(found) or "none" for found in (names, texts))
+        raise ConfigError(f"prior must have a text for each of the parameters {wanted}; it has {came}")
+    try:
+        prior = from_description({name: texts[name] for name in names})
+    except ValueError as error:
+        raise ConfigError(f"prior: {error}") from None
+    if bad := int((~prior.covers(values)).sum()):
+        raise ConfigError(f"prior excludes the parameters of {bad} of {len(values)} simulations")
+    return prior
+
+
 def toward_theta(data: Data) -> Data:
     """The same pairs with theta as the event and what was the event as the context.
 
@@ -80,9 +108,8 @@ def toward_theta(data: Data) -> Data:
         x_map=support_map(data.prior),
         context_map=data.x_map,
         theta="event",
-        # What is known of x says nothing of theta.
+        # What is known of x says nothing of theta, but for its symmetries.
         periodic=(),
-        augment=(),
         side=None,
         true_log_prob=None,
         references={},

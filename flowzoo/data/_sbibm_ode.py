@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from flowzoo.bijectors import Compose, Log, Rescale, SoftLog, Standardize
+from flowzoo.bijectors import Arcsine, Columns, Compose, Log, Standardize, Whiten
 from flowzoo.data._data import Levels
 from flowzoo.data._sbibm_tasks import Task, normal
 from flowzoo.inference import LogNormal
@@ -25,8 +25,8 @@ def sir() -> Task:
               S(0) = N - 1,\quad I(0) = 1,\qquad x_i \sim \mathrm{Binomial}(1000, I(t_i)/N),\quad
               t_i = 0, 17, \dots, 153
 
-    As a context a count is put through 1 + log x (and 0 stays 0), which is a map that nothing is fitted to: on day 0
-    nearly all counts are 0.
+    As a context a count is put on the scale on which all are equally noisy (``Arcsine``), and then all are whitened but
+    that of day 0, which is nearly always 0.
     """
     return Task(
         prior=LogNormal([math.log(0.4), math.log(0.125)], [0.5, 0.2]),
@@ -34,7 +34,9 @@ def sir() -> Task:
         names=tuple(f"infected on day {_DAYS * i:g}" for i in range(_TIMES)),
         simulate=_simulate_sir,
         log_likelihood=_sir_log_likelihood,
-        scale=Compose(SoftLog(1.0), Rescale(2.0, 5.0)),
+        scale=Compose(
+            Arcsine(0, _SAMPLED, 0.375 / (_SAMPLED + 0.75)), Columns(range(1, _TIMES), Whiten((_TIMES - 1,)))
+        ),
         levels=Levels(0, 1, _SAMPLED + 1),
     )
 

@@ -27,7 +27,10 @@ FRACTIONS = (0.7, 0.1, 0.2)
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the data, resident on one device. Contexts are stored once and looked up by index."""
+    """One part of the data, resident on one device. Contexts are stored once and looked up by index.
+
+    ``symmetries`` move the observation: the events, or where these are theta (``theta_is_event``) their contexts.
+    """
 
     x: Tensor
     contexts: Tensor
@@ -37,6 +40,7 @@ class Split:
     symmetries: Sequence[str]
     noise_seed: int
     balanced: bool = False
+    theta_is_event: bool = False
 
     def __len__(self) -> int:
         return len(self.x)
@@ -48,7 +52,10 @@ class Split:
             index: ``(n,)`` positions in this split, on its device.
             generator: on its device too.
         """
-        return self.events(index, generator), self.contexts[self.context_index[index]]
+        x, context = self.events(index, generator), self.contexts[self.context_index[index]]
+        if self.symmetries and self.theta_is_event:
+            context = augment(context, self.symmetries, generator)
+        return x, context
 
     def events(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """As ``batch``, the events alone."""
@@ -56,7 +63,7 @@ class Split:
         if self.levels is not None:
             noise = torch.rand(x.shape, generator=generator, device=x.device)
             x = x + self.levels.step * noise
-        if self.symmetries:
+        if self.symmetries and not self.theta_is_event:
             x = augment(x, self.symmetries, generator)
         return x
 
@@ -155,6 +162,7 @@ class Splits:
                     symmetries=tuple(data.augment) if k == 0 else (),
                     noise_seed=seed * 3 + k,
                     balanced=data.balanced,
+                    theta_is_event=data.theta == "event",
                 )
             )
         train, validation, test = splits
@@ -170,9 +178,16 @@ class Splits:
             context_units=(),
             context_map=None,
             context_image=None,
+            prior=None,  # there is no theta left, or nothing that tells of it
+            reference_posteriors=None,
         )
         train, validation, test = (
-            replace(part, contexts=part.contexts.new_zeros(1, 0), context_index=torch.zeros_like(part.context_index))
+            replace(
+                part,
+                contexts=part.contexts.new_zeros(1, 0),
+                context_index=torch.zeros_like(part.context_index),
+                symmetries=() if part.theta_is_event else part.symmetries,
+            )
             for part in (self.train, self.validation, self.test)
         )
         return Splits(train, validation, test, data=bare, hash=f"{self.hash} without context", seed=self.seed)

@@ -17,9 +17,8 @@ from flowzoo.data import _camels as camels
 from flowzoo.data._augment import SYMMETRIES
 from flowzoo.data._channels import Channels, each, shown
 from flowzoo.data._data import Data
-from flowzoo.data._direction import Direction, directed, prior_texts
+from flowzoo.data._direction import Direction, PriorTexts, directed, prior_of
 from flowzoo.data._options import Whole, Words, listed, words
-from flowzoo.inference import Prior, from_description
 from flowzoo.registry import DATASETS
 
 
@@ -39,7 +38,6 @@ def _side(value: Any) -> tuple[float, str] | None:
 
 Numbers = Annotated[tuple[float, ...], BeforeValidator(listed)]
 Side = Annotated[tuple[float, str] | None, BeforeValidator(_side)]
-PriorTexts = Annotated[dict[str, str] | None, BeforeValidator(prior_texts)]
 
 
 @DATASETS.register
@@ -177,27 +175,10 @@ class Maps:
             augment=self._symmetries(height, width),
             periodic=self.periodic,
             side=self.side,
-            prior=self._prior(context_names, vectors),
+            prior=None if self.prior is None else prior_of(self.prior, context_names, vectors),
             notes=tuple(notes),
         )
         return directed(data, self.direction)
-
-    def _prior(self, names: list[str], vectors: Tensor) -> Prior | None:
-        """That of the parameters in the order in which they are the context."""
-        if self.prior is None:
-            return None
-        if sorted(self.prior) != sorted(names):
-            raise ConfigError(
-                f"prior must have a text for each of {', '.join(names) or 'no parameter'}; it has "
-                f"{', '.join(self.prior) or 'none'}"
-            )
-        try:
-            prior = from_description({name: self.prior[name] for name in names})
-        except ValueError as error:
-            raise ConfigError(f"prior: {error}") from None
-        if bad := int((~prior.covers(vectors)).sum()):
-            raise ConfigError(f"prior excludes the parameters of {bad} of {len(vectors)} simulations")
-        return prior
 
     def _check_options(self) -> None:
         if self.direction == "posterior" and (self.prior is None or self.context_field):

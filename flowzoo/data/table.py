@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from flowzoo.config import ConfigError
 from flowzoo.data._atoms import add_uniform
 from flowzoo.data._context import default_context_map
 from flowzoo.data._data import Data
+from flowzoo.data._direction import PriorTexts, prior_of, support_map
 from flowzoo.data._options import Amounts, Labels, Sentinels, Words, sentinels, words
 from flowzoo.data._readers import Source, open_table
 from flowzoo.data._values import factorise, numbers, parts, single
@@ -46,6 +48,9 @@ class Table:
         log: columns of x whose logarithm the network sees; the density stays that of the column itself.
         context_log: the same for columns of the context.
         units: column to unit, for tables and figures.
+        prior: the distribution from which parameters were taken, a text for each: ``uniform(0.1, 0.5)`` or one of
+            ``scipy.stats``. The parameters are all columns of the context, or all of x: then the density is a
+            posterior p(theta | observation), and they go through a map from the prior's support to the line.
         seed: of the noise.
     """
 
@@ -59,6 +64,7 @@ class Table:
     log: Words = ()
     context_log: Words = ()
     units: Labels = field(default_factory=dict)
+    prior: PriorTexts = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,6 +119,11 @@ class Table:
 
         groups = None if self.group is None else factorise(source.column(self.group)[keep], self.group)
         columns = [*given, *flags]
+        theta: Literal["context", "event"] = "event" if sorted(self.prior or ()) == sorted(found) else "context"
+        parameters = (list(found), x) if theta == "event" else (columns, context)
+        prior = None
+        if self.prior is not None:
+            prior = prior_of(self.prior, parameters[0], torch.from_numpy(single(parameters[1], parameters[0])))
         contexts, index = _once(torch.from_numpy(single(context, columns)), groups)
         return Data(
             x=torch.from_numpy(single(x, list(found))),
@@ -123,11 +134,15 @@ class Table:
             units=self._units([*found]),
             context_names=tuple(columns),
             context_units=(*self._units([*given]), *("" for _ in flags)),
-            x_map=_map(Standardize((len(found),)), len(found), len(found), x_log),
+            x_map=support_map(prior)
+            if prior is not None and theta == "event"
+            else _map(Standardize((len(found),)), len(found), len(found), x_log),
             context_map=_map(default_context_map((len(given),), len(contexts)), len(given), len(columns), context_log)
             if given
             else None,
             given_split=None if self.split is None else parts(source.column(self.split)[keep], self.split),
+            prior=prior,
+            theta=theta,
             notes=tuple(notes),
         )
 

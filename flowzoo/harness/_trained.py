@@ -83,12 +83,8 @@ def open_trained(run: str | Path, *, model: str | None = None, device: torch.dev
         CheckpointError: if the file is damaged.
         ConfigError: if there is no such flow, or it is not over vectors.
     """
-    run = Path(run)
-    path, note = _best(run, model) if run.is_dir() else (run, "")
+    path, note = find_flow(run, model)
     flow, meta = checkpoint.load(path, device=device), checkpoint.read_meta(path)
-    own = meta["flow"]["model"]
-    if model is not None and MODELS.resolve(model) != own:
-        raise ConfigError(f"{path} is a flow of {own}, not of {model}; leave --model out")
     if len(flow.event_shape) != 1:
         shape = tuple(flow.event_shape)
         raise ConfigError(
@@ -112,6 +108,28 @@ def open_trained(run: str | Path, *, model: str | None = None, device: torch.dev
         context_names=known,
         context_units=_padded(columns.get("context_units", ()), len(known or ())),
     )
+
+
+def find_flow(run: str | Path, model: str | None = None) -> tuple[Path, str]:
+    """The file of a flow, and which of several it is; empty where there was one.
+
+    Args:
+        run: the file itself, or the directory of a bench: then the flow with the lowest validation NLL, of the first
+            fold.
+        model: take the best flow of this model.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+        CheckpointError: if the file is damaged.
+        ConfigError: if there is no such flow.
+    """
+    run = Path(run)
+    if run.is_dir():
+        return _best(run, model)
+    own = checkpoint.read_meta(run)["flow"]["model"]
+    if model is not None and MODELS.resolve(model) != own:
+        raise ConfigError(f"{run} is a flow of {own}, not of {model}; leave --model out")
+    return run, ""
 
 
 def _padded(units: list[str], width: int) -> tuple[str, ...]:

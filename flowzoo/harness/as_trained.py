@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from flowzoo import checkpoint
+from flowzoo import config as configs
 from flowzoo.config import ConfigError
+from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.plan import BenchConfig, Source, open_sources
 
 Meta = Mapping[str, Any]
@@ -44,3 +48,37 @@ def open_as_trained(name: str, options: Mapping[str, Any], bench: BenchConfig, m
     split = meta.get("split", {})
     fold = split.get("fold") if bench.folds == split.get("folds") else 0
     return open_sources(name, options, bench, only=fold or 0)[0]
+
+
+def open_to_test(
+    path: Path, meta: Meta, dataset: tuple[str, dict[str, Any]] | None, options: Mapping[str, Any]
+) -> tuple[ConditionalFlow, Source, BenchConfig]:
+    """A saved flow and the data whose test part it is to be tested on: its own, split as then, unless others are named.
+
+    Args:
+        path: the flow's file.
+        meta: of it.
+        dataset: name and options; None takes what it was trained on.
+        options: of ``BenchConfig``, beyond how the data are split.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+        ConfigError: if the data changed since, so that test events may have been trained on; or do not fit the flow.
+    """
+    bench = configs.make(BenchConfig, {**split_options(meta), **options}, "bench")
+    name, chosen = dataset or dataset_of(meta, path, "give --data")
+    source = open_as_trained(name, chosen, bench, meta)
+    expected = None if dataset is not None else meta.get("split", {}).get("hash")
+    if expected not in (None, source.splits.hash):
+        raise ConfigError(
+            f"the data or its split changed since {path} was trained ({expected}, now {source.splits.hash}), "
+            "so its test events may have been trained on; name the data with --data to evaluate all the same"
+        )
+    flow = checkpoint.load(path, device=source.splits.train.x.device)
+    shapes = source.splits.data.event_shape, source.splits.data.context_shape
+    if shapes != (flow.event_shape, flow.context_shape):
+        raise ConfigError(
+            f"the flow takes events {tuple(flow.event_shape)} given {tuple(flow.context_shape)}; "
+            f"'{name}' has {tuple(shapes[0])} given {tuple(shapes[1])}"
+        )
+    return flow, source, bench

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,11 +15,14 @@ from flowzoo.harness.clouds import drawn_clouds
 from flowzoo.harness.clouds import examples as cloud_examples
 from flowzoo.harness.ensembles import drawn_ensembles, examples
 from flowzoo.harness.plan import BenchConfig, Source
+from flowzoo.harness.posteriors import draw_posteriors, draw_references, remarks
 from flowzoo.metrics import Evaluation, NotComputed, configure
+from flowzoo.record import one_line
 from flowzoo.registry import METRICS
 from flowzoo.seeding import generator
 
 ROUNDTRIP_EVENTS = 256
+DRAWS = ("events", "posteriors")  # kinds of draws that metrics are taken over
 
 
 @dataclass
@@ -29,10 +33,13 @@ class Evaluated:
     missing: dict[str, str] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)  # per-event scores, and curves behind the figures
     notes: list[str] = field(default_factory=list)
+    evaluation: Evaluation | None = None  # what the metrics were taken of
 
 
 @torch.no_grad()
-def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: BenchConfig) -> Evaluated:
+def evaluate_flow(
+    flow: ConditionalFlow, source: Source, seed: int, bench: BenchConfig, draws: Collection[str] = DRAWS
+) -> Evaluated:
     """Every installed metric, the inverse's error and the cost of sampling, on the test split.
 
     Args:
@@ -40,6 +47,7 @@ def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: Bench
         source: whose test part is looked at, once.
         seed: of the draws.
         bench: how many draws, and when to skip them.
+        draws: which kinds are made, some of ``DRAWS``; metrics that need others are left out.
     """
     flow.eval()
     splits, found = source.splits, Evaluated()
@@ -51,43 +59,6 @@ def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: Bench
     found.scores = {"log_prob": scores.double().cpu(), "group": test.groups.cpu()}
     if test.weights is not None:
         found.scores["weight"] = test.weights.cpu()
-    passes = flow.sequential_passes
-    samples, why = None, ""
-    ensembles, why_no_ensembles = None, ""
-    clouds, why_no_clouds = None, ""
-    # A random choice, the same for every model: a catalogue is sorted by galaxy, and its first rows are one galaxy.
-    order = torch.randperm(len(x), generator=generator(splits.seed, "draws"))
-    rows = order[: bench.draws].to(x.device)
-    if passes > bench.max_passes:
-        why = (
-            f"a draw takes {passes} sequential network passes, more than max_passes = {bench.max_passes}; "
-            "raise it to wait for them"
-        )
-        for column in ("sample_seconds_per_1000", "roundtrip_error"):
-            found.missing[column] = why
-        why_no_ensembles = why_no_clouds = why
-    else:
-        if len(rows) < len(x):
-            found.notes.append(f"sample statistics from {len(rows)} draws, at {len(rows)} of {len(x)} test events")
-        samples, seconds = _draw(flow, contexts[index[rows]], seed)
-        found.metrics["sample_seconds_per_1000"] = seconds / len(rows) * 1000
-        some = rows[:ROUNDTRIP_EVENTS]
-        found.metrics["roundtrip_error"] = _roundtrip(flow, x[some], contexts[index[some]], spread)
-        known = source.ensembles(bench)
-        if isinstance(known, str):
-            why_no_ensembles = known
-        else:
-            ensembles = drawn_ensembles(flow, known, bench.ensemble_draws, seed)
-            found.scores |= examples(ensembles)
-            found.notes.append(f"field statistics: {known.note}, {ensembles.drawn.shape[1]} draws at each")
-        chosen = source.clouds(bench)
-        if isinstance(chosen, str):
-            why_no_clouds = chosen
-        else:
-            clouds = drawn_clouds(flow, chosen, test, spread, seed)
-            found.notes.append(f"point statistics: {chosen.note}")
-            if not source.fold:  # of a cross-validation the first is shown
-                found.scores |= cloud_examples(flow, chosen, test, seed)
     true = splits.data.true_log_prob
     evaluation = Evaluation(
         x=x,
@@ -97,26 +68,114 @@ def evaluate_flow(flow: ConditionalFlow, source: Source, seed: int, bench: Bench
         scale=spread,
         log_prob=flow,
         scores=scores,
-        samples=samples,
-        samples_missing=why,
+        samples=None,
+        samples_missing="no samples were asked for",
         true_scores=None if true is None else true(x, contexts[index]),
         step=None if test.levels is None else test.levels.step,
         generator=generator(seed, "metrics"),
-        rows=rows,
-        ensembles=ensembles,
-        ensembles_missing=why_no_ensembles,
         side=1.0 if splits.data.side is None else splits.data.side[0],
-        clouds=clouds,
-        clouds_missing=why_no_clouds,
         weights=test.weights,
         names=splits.data.names,
     )
+    why = ""
+    if flow.sequential_passes > bench.max_passes:
+        why = (
+            f"a draw takes {flow.sequential_passes} sequential network passes, more than max_passes = "
+            f"{bench.max_passes}; raise it to wait for them"
+        )
+    if "events" in draws:
+        evaluation = _with_events(evaluation, found, flow, source, seed, bench, why)
+    if "posteriors" in draws:
+        # A likelihood is scored and not drawn from.
+        evaluation = _with_posteriors(
+            evaluation, found, flow, source, seed, bench, why if splits.data.theta == "event" else ""
+        )
+    found.evaluation = evaluation
     for name in METRICS.names():
         _fill(found, name, evaluation)
     lost = {name: value for name, value in found.metrics.items() if not math.isfinite(value)}
     found.missing |= {name: f"it came out as {value}" for name, value in lost.items()}
     found.metrics = {name: value for name, value in found.metrics.items() if name not in lost}
     return found
+
+
+def _with_events(
+    evaluation: Evaluation,
+    found: Evaluated,
+    flow: ConditionalFlow,
+    source: Source,
+    seed: int,
+    bench: BenchConfig,
+    why: str,
+) -> Evaluation:
+    """Draws at test contexts, for what they look like and what they cost; or why there are none."""
+    if why:
+        found.missing |= dict.fromkeys(("sample_seconds_per_1000", "roundtrip_error"), why)
+        return replace(evaluation, samples_missing=why, ensembles_missing=why, clouds_missing=why)
+    splits, test = source.splits, source.splits.test
+    x, contexts, index, spread = evaluation.x, evaluation.contexts, evaluation.context_index, evaluation.scale
+    # A random choice, the same for every model: a catalogue is sorted by galaxy, and its first rows are one galaxy.
+    order = torch.randperm(len(x), generator=generator(splits.seed, "draws"))
+    rows = order[: bench.draws].to(x.device)
+    if len(rows) < len(x):
+        found.notes.append(f"sample statistics from {len(rows)} draws, at {len(rows)} of {len(x)} test events")
+    samples, seconds = _draw(flow, contexts[index[rows]], seed)
+    found.metrics["sample_seconds_per_1000"] = seconds / len(rows) * 1000
+    some = rows[:ROUNDTRIP_EVENTS]
+    found.metrics["roundtrip_error"] = _roundtrip(flow, x[some], contexts[index[some]], spread)
+    evaluation = replace(evaluation, samples=samples, samples_missing="", rows=rows)
+    known = source.ensembles(bench)
+    if isinstance(known, str):
+        evaluation = replace(evaluation, ensembles_missing=known)
+    else:
+        ensembles = drawn_ensembles(flow, known, bench.ensemble_draws, seed)
+        found.scores |= examples(ensembles)
+        found.notes.append(f"field statistics: {known.note}, {ensembles.drawn.shape[1]} draws at each")
+        evaluation = replace(evaluation, ensembles=ensembles)
+    chosen = source.clouds(bench)
+    if isinstance(chosen, str):
+        return replace(evaluation, clouds_missing=chosen)
+    found.notes.append(f"point statistics: {chosen.note}")
+    if not source.fold:  # of a cross-validation the first is shown
+        found.scores |= cloud_examples(flow, chosen, test, seed)
+    return replace(evaluation, clouds=drawn_clouds(flow, chosen, test, spread, seed))
+
+
+def _with_posteriors(
+    evaluation: Evaluation,
+    found: Evaluated,
+    flow: ConditionalFlow,
+    source: Source,
+    seed: int,
+    bench: BenchConfig,
+    why: str,
+) -> Evaluation:
+    """Posteriors of test observations, and of those whose exact ones are known; or why there are none."""
+    data = source.splits.data
+    asked = why or source.observed(bench)
+    if isinstance(asked, str):
+        evaluation = replace(evaluation, posteriors_missing=asked)
+    else:
+        _wait(evaluation.x.device)
+        started = time.perf_counter()
+        try:
+            posteriors, inferred = draw_posteriors(flow, asked, data, bench, seed)
+        except ValueError as error:  # a density that is nowhere finite, or lies outside the prior
+            evaluation = replace(evaluation, posteriors_missing=one_line(error))
+        else:
+            _wait(evaluation.x.device)
+            found.metrics["posterior_seconds"] = (time.perf_counter() - started) / len(asked.theta)
+            found.notes += [f"posteriors: {asked.note}, {bench.posterior_draws} draws of each", *remarks(inferred)]
+            evaluation = replace(evaluation, posteriors=posteriors)
+    exact = why or source.references(bench)
+    if isinstance(exact, str):
+        return replace(evaluation, references_missing=exact)
+    try:
+        references, inferred = draw_references(flow, exact, data, bench, seed)
+    except ValueError as error:
+        return replace(evaluation, references_missing=one_line(error))
+    found.notes += [f"reference posteriors: {exact.note}", *remarks(inferred)]
+    return replace(evaluation, references=references)
 
 
 def _fill(found: Evaluated, name: str, evaluation: Evaluation) -> None:

@@ -9,18 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from flowzoo import __version__, data, models
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
-from flowzoo.data import Data, DatasetConfig, Splits
+from flowzoo.data import Data, DatasetConfig, References, Splits
 from flowzoo.distributed import world
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.clouds import LEAST, RealClouds, real_clouds
 from flowzoo.harness.ensembles import RealEnsembles, real_ensembles
+from flowzoo.harness.posteriors import Observed, observed
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig
 from flowzoo.record import one_line, stem
@@ -41,6 +42,10 @@ EVALUATION = (
         "ensemble_draws",
         "cloud_groups",
         "cloud_points",
+        "posteriors",
+        "posterior_draws",
+        "posterior_method",
+        "reference_draws",
     ),
     *("context_gain", "max_passes"),
 )
@@ -66,6 +71,13 @@ class BenchConfig:
         ensemble_draws: draws at each of them, and fresh real events where the dataset can simulate.
         cloud_groups: test groups of many events for which point statistics are taken, of vectors.
         cloud_points: events in each half of such a group, and as many draws.
+        posteriors: test observations, one of each test group, whose posteriors are drawn for calibration, where the
+            dataset has a prior; 0 for none.
+        posterior_draws: draws from each.
+        posterior_method: how posteriors are drawn from a likelihood: grid (up to three parameters), importance, mcmc,
+            or auto.
+        reference_draws: draws from each posterior for which the dataset has reference draws, at most as many as those;
+            0 for none.
         context_gain: train each config a second time without context, and say what the context is worth.
         max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
             (a count and not a time, so that the same command gives the same table).
@@ -85,6 +97,10 @@ class BenchConfig:
     ensemble_draws: int = 500
     cloud_groups: int = 16
     cloud_points: int = 500
+    posteriors: int = 200
+    posterior_draws: int = 200
+    posterior_method: Literal["auto", "grid", "importance", "mcmc"] = "auto"
+    reference_draws: int = 10_000
     context_gain: bool = False
     max_passes: int = 4096
     baseline: bool = True
@@ -97,6 +113,7 @@ class BenchConfig:
         if self.folds < 0 or self.folds == 1:
             raise ValueError(f"folds must be 2 or more, or 0 for one split; got {self.folds}")
         counts = {"draws": 1, "ensemble_contexts": 1, "ensemble_draws": 2, "cloud_groups": 1, "cloud_points": LEAST}
+        counts |= {"posteriors": 0, "posterior_draws": 1, "reference_draws": 0}
         for name, least in counts.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
@@ -127,6 +144,25 @@ class Source:
         if key not in self.known:
             self.known[key] = real_clouds(self.splits, *key)
         found: RealClouds | str = self.known[key]
+        return found
+
+    def observed(self, bench: BenchConfig) -> Observed | str:
+        """Test observations whose posteriors are drawn, the same for all models; or why there are none."""
+        key = ("observed", bench.posteriors)
+        if key not in self.known:
+            self.known[key] = observed(self.splits, bench.posteriors)
+        found: Observed | str = self.known[key]
+        return found
+
+    def references(self, bench: BenchConfig) -> References | str:
+        """Observations with draws from their exact posteriors, made once for all models; or why there are none."""
+        if self.splits.data.reference_posteriors is None:
+            return "the dataset has no reference posteriors"
+        if not bench.reference_draws:
+            return "no reference posteriors were asked for (reference_draws = 0)"
+        if "references" not in self.known:
+            self.known["references"] = self.splits.data.reference_posteriors()
+        found: References = self.known["references"]
         return found
 
 

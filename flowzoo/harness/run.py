@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import errno
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,12 +132,16 @@ def state_paths(cell: Cell, folder: Path) -> dict[Path, train.FitConfig]:
 
 def labels_of(data: Data) -> dict[str, list[str]]:
     """What the data call their parts, as text: all that a figure needs to be read."""
-    found = {
+    sides = {"event": (data.names, data.units), "context": (data.context_names, data.context_units)}
+    theta = ((), ()) if data.prior is None else sides[data.theta]
+    found: dict[str, Sequence[Any]] = {
         "names": data.names,
         "units": data.units,
         "context_names": data.context_names,
         "context_units": data.context_units,
         "side": () if data.side is None else (f"{data.side[0]:g}", data.side[1]),
+        "theta_names": theta[0],
+        "theta_units": theta[1],
         "levels": () if data.levels is None else [f"{value:.17g}" for value in data.levels],
         **data.roles,
     }
@@ -166,8 +170,19 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
             "context_units": list(splits.data.context_units),
             "notes": list(splits.data.notes),
         },
+        inference=None
+        if splits.data.prior is None
+        else {"theta": splits.data.theta, "prior": splits.data.prior.describe()},
         fit={"status": result.status, "reason": result.reason, "history": result.history},
     )
+
+
+def _inference(data: Data) -> dict[str, Any] | None:
+    """What is theta and its prior, so that posteriors need no data."""
+    if data.prior is None:
+        return None
+    known: dict[str, Any] = {"theta": data.theta, "prior": data.prior.describe()}
+    return known if data.levels is None else {**known, "step": data.levels.step}
 
 
 @contextmanager

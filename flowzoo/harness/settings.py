@@ -238,6 +238,15 @@ class _Source(NamedTuple):
         return dict(value or {})
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that is one mapping, such as a prior.
+
+    Raises:
+        ConfigError: with its line, if it cannot be read or is something else.
+    """
+    return dict(_open(path).values)
+
+
 def _open(path: Path | None) -> _Source:
     if path is None:
         return _Source("", {}, {})

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from flowzoo import checkpoint, train
-from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.distributed import world
-from flowzoo.harness.as_trained import dataset_of, open_as_trained, split_options
+from flowzoo.harness.as_trained import open_to_test
 from flowzoo.harness.evaluate import Evaluated, evaluate_flow
 from flowzoo.harness.folder import make_writable
-from flowzoo.harness.plan import BenchConfig, Cell
+from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import cpu_threads, label_of, save_flow
 
 
@@ -58,21 +57,6 @@ def evaluate_one(
         ConfigError: if the data does not fit the flow, or is not the data that it was trained on any more.
     """
     meta = checkpoint.read_meta(path)
-    bench = configs.make(BenchConfig, split_options(meta) | dict(options or {}), "bench")
-    expected = None if dataset is not None else meta.get("split", {}).get("hash")
-    name, chosen = dataset or dataset_of(meta, path, "give --data")
-    source = open_as_trained(name, chosen, bench, meta)
-    if expected not in (None, source.splits.hash):
-        raise ConfigError(
-            f"the data or its split changed since {path} was trained ({expected}, now {source.splits.hash}), "
-            "so its test events may have been trained on; name the data with --data to evaluate all the same"
-        )
-    flow = checkpoint.load(path, device=source.splits.train.x.device)
-    shapes = source.splits.data.event_shape, source.splits.data.context_shape
-    if shapes != (flow.event_shape, flow.context_shape):
-        raise ConfigError(
-            f"the flow takes events {tuple(flow.event_shape)} given {tuple(flow.context_shape)}; "
-            f"'{name}' has {tuple(shapes[0])} given {tuple(shapes[1])}"
-        )
+    flow, source, bench = open_to_test(path, meta, dataset, options or {})
     with cpu_threads(bench.threads):
         return evaluate_flow(flow, source, int(meta.get("seed", 0)), bench)

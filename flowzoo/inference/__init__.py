@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from flowzoo.inference._checks import check_covers
+from flowzoo.inference._inferred import Inferred
+from flowzoo.inference._scipy_priors import Product, Samples
 from flowzoo.inference.classes import class_log_posterior
+from flowzoo.inference.posterior import Posterior
 from flowzoo.inference.prior_text import from_description
-from flowzoo.inference.priors import Box, Gaussian, LogNormal, Prior, Product, Samples
+from flowzoo.inference.priors import Box, Gaussian, LogNormal, Prior
+from flowzoo.inference.summary import summarise
 
 __all__ = [
     "Box",
     "Gaussian",
+    "Inferred",
     "LogNormal",
+    "Posterior",
     "Prior",
     "Product",
     "Samples",
+    "check_covers",
     "class_log_posterior",
     "from_description",
+    "summarise",
 ]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from flowzoo.inference.priors import Box, Gaussian, LogNormal, Prior, Product, Samples
+from flowzoo.inference._scipy_priors import Product, Samples
+from flowzoo.inference.priors import Box, Gaussian, LogNormal, Prior
 
 
 def from_description(description: Mapping[str, Any]) -> Prior:

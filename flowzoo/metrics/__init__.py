@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flowzoo import config as configs
+from flowzoo.metrics._lc2st import Local, lc2st
 from flowzoo.metrics._metric import (
     MIN_SIDE,
     Clouds,
@@ -24,12 +25,14 @@ __all__ = [
     "Column",
     "Ensembles",
     "Evaluation",
+    "Local",
     "MetricConfig",
     "NotComputed",
     "Posteriors",
     "ReferenceDraws",
     "columns",
     "configure",
+    "lc2st",
 ]
 
 

@@ -4,6 +4,7 @@ from flowzoo.report.figures import figures, write_figures
 from flowzoo.report.folds import join_folds, joined_hash
 from flowzoo.report.render import to_csv, to_latex, to_markdown, to_terminal
 from flowzoo.report.table import Cell, Missing, Table, make_table, read_cells
+from flowzoo.report.words import word
 
 __all__ = [
     "Cell",
@@ -18,5 +19,6 @@ __all__ = [
     "to_latex",
     "to_markdown",
     "to_terminal",
+    "word",
     "write_figures",
 ]

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+from flowzoo.report.words import word
 
 Row = dict[str, Any]
 
 
 class Shown(NamedTuple):
-    """A column for people: heading with unit, the columns of the frame behind it, and how a row fills it."""
+    """A column for people: heading with unit, the columns of the frame behind it, and how a row fills it.
+
+    It is shown where a row has a number in ``decisive``, by default the first of ``sources``.
+    """
 
     heading: str
     sources: tuple[str, ...]
     text: Callable[[Row], str]
+    decisive: str = ""
+
+    def found_in(self, rows: Iterable[Row]) -> bool:
+        """Whether there is something to show."""
+        return any(has(row, self.decisive or self.sources[0]) for row in rows)
 
 
 def name_of(heading: str) -> str:
@@ -76,6 +86,25 @@ def with_floor(name: str, digits: int = 3) -> Callable[[Row], str]:
     return text
 
 
+def with_word(name: str, digits: int = 2) -> Callable[[Row], str]:
+    """A value with what to think of it."""
+
+    def text(row: Row) -> str:
+        from flowzoo.metrics import columns  # every metric's file: when a table is made, not before
+
+        known = columns().get(name)
+        said = word(known, row[name]) if known is not None and has(row, name) else ""
+        return f"{plain(name, digits)(row)} {said}".rstrip()
+
+    return text
+
+
+def with_published(row: Row) -> str:
+    """C2ST against reference posteriors, and in brackets what others published."""
+    published = plain("c2st_published")(row)
+    return with_word("c2st", 3)(row) + (f" ({published})" if published else "")
+
+
 def count(row: Row) -> str:
     """A number of parameters: 12345678 is 12.3M."""
     value = row["num_parameters"] if has(row, "num_parameters") else 0.0
@@ -127,20 +156,38 @@ FIELDS = tuple(
 
 # What fits into 120 characters; energy says nearly what MMD² does, and it and the rest are in the CSV.
 _POINT_STATISTICS = (
-    ("C2ST", "c2st", 3),
     ("MMD²", "mmd", 2),
     ("KS", "ks", 2),
     ("correlation", "correlation_error", 2),
     ("PQMass", "pqm_chi2", 2),
     ("coverage", "coverage", 2),
 )
-POINTS = tuple(
-    Shown(f"{heading} (floor)", (name, f"{name}_floor"), with_floor(name, digits))
-    for heading, name, digits in _POINT_STATISTICS
+POINTS = (
+    # Against reference posteriors it has no floor, and stands with the posteriors.
+    Shown("C2ST (floor)", ("c2st", "c2st_floor"), with_floor("c2st"), "c2st_floor"),
+    *(
+        Shown(f"{heading} (floor)", (name, f"{name}_floor"), with_floor(name, digits))
+        for heading, name, digits in _POINT_STATISTICS
+    ),
+)
+
+_POSTERIORS = (
+    ("all tests p", "calibration_p"),
+    ("SBC p", "sbc_p"),
+    ("HPD p", "hpd_p"),
+    ("TARP p", "tarp_p"),
+    ("coverage error", "coverage_error"),
+    ("contraction", "contraction"),
+    ("RMSE (prior sd)", "posterior_rmse"),
+    ("log q(truth) (nats)", "log_posterior_truth"),
+)
+POSTERIORS = (
+    Shown("C2ST (published NPE)", ("c2st", "c2st_published"), with_published, "c2st_observations"),
+    *(Shown(heading, (name,), with_word(name)) for heading, name in _POSTERIORS),
 )
 
 # A dataset has a block of each of these that has something to say: what its title adds, and the columns.
-PARTS = (("", MAIN), ("field statistics", FIELDS), ("point statistics", POINTS))
+PARTS = (("", MAIN), ("field statistics", FIELDS), ("point statistics", POINTS), ("posteriors", POSTERIORS))
 
 # That these are empty needs a word only beside models that have them.
 OPTIONAL = {
@@ -148,4 +195,5 @@ OPTIONAL = {
     *("context_gain", "context_gain_se", "context_gain_seed_se", "class_accuracy"),
     # Where no model has them, the reason is that of SW, which stands in the first block.
     *(source for column in POINTS for source in column.sources),
+    *("c2st_observations", "c2st_published", "log_posterior_truth"),
 }

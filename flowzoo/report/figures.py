@@ -1,6 +1,8 @@
-"""The figures of a run: of images, maps and power spectra; of catalogues, projections, marginals, contours and MMD.
+"""The figures of a run: of images, maps and power spectra; of catalogues, projections, marginals, contours and MMD; of
+posteriors, their calibration.
 
-They are drawn from the tensors that a cell keeps beside its record, ``examples.*``, ``power_spectrum.*`` and ``mmd.*``.
+They are drawn from the tensors that a cell keeps beside its record: ``examples.*``, ``power_spectrum.*``, ``mmd.*``,
+and ``sbc.*``, ``hpd.*``, ``tarp.*``, ``posterior_error.*``.
 matplotlib is imported when the first one is drawn, and without pyplot: no state of the process is changed, no window
 opened.
 """
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from flowzoo.record import one_line
 from flowzoo.report import (
+    figures_calibration,
     figures_contours,
     figures_corner,
     figures_maps,
@@ -46,7 +49,8 @@ def figures(cells: Sequence[Cell]) -> dict[str, Figure]:
         ``maps.<dataset>`` (real maps and draws) and ``power.<dataset>`` (power spectra and their ratio) to the figure;
         of images of several channels one each, ``maps.<dataset>.<channel>``. Of vector events with groups, such as
         galaxies, ``marginals.<dataset>``, ``corner.<dataset>.<model>``, ``mmd.<dataset>``, and where columns have the
-        role of a position ``particles.<dataset>.<model>`` and ``contours.<dataset>``. Nothing for other data.
+        role of a position ``particles.<dataset>.<model>`` and ``contours.<dataset>``.
+        Where posteriors were tested, ``calibration.<dataset>``. Nothing for other data.
     """
     return {stem: draw() for stem, draw in _plan(cells).items()}
 
@@ -94,6 +98,8 @@ def _plan(cells: Sequence[Cell]) -> dict[str, Callable[[], Figure]]:
     for found in _shown(cells, figures_mmd.NEEDED, known):
         if figures_mmd.shows(found):
             plan[_stem("mmd", found.dataset, "")] = partial(figures_mmd.mmd, found)
+    for found in figures_calibration.calibrated(cells, known):
+        plan[_stem("calibration", found.dataset, "")] = partial(figures_calibration.calibration, found)
     return plan
 
 

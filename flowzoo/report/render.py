@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowzoo.report.columns import OPTIONAL, PARTS, Row, Shown, has, name_of
+from flowzoo.report.columns import OPTIONAL, PARTS, Row, Shown, name_of
 from flowzoo.report.table import Missing, Table
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ GAIN = (
 )
 SEEDS = "± seeds: standard error of the mean over seeds"
 # What a narrow terminal goes without, first things first. A number is never cut.
-_NEEDLESS = re.compile("are of images|not images|pixels are too few")
+_NEEDLESS = re.compile("are of images|not images|pixels are too few|has no prior|no reference posteriors")
 _SELF_EVIDENT = {"nll_nats", "nll_per_dim", "bits_per_dim"}  # or said by the legend
 _LEAST = (
+    *("log q(truth)", "RMSE", "contraction", "coverage error", "TARP p", "HPD p", "SBC p"),
     *("coverage", "PQMass", "correlation", "KS", "MMD²"),
     *("scattering", "bispectrum", "Minkowski", "peaks", "pixel W1", "P(k) std R²", "class accuracy"),
     *("NLL/dim", "params", "train", "draws", "± seeds of the gain", "± seeds", "SW (floor)", "context use", "excess"),
@@ -147,7 +148,7 @@ def blocks(table: Table) -> list[Block]:
 
 
 def _block(dataset: str, rows: list[Row], missing: list[Missing], part: str, columns: Sequence[Shown]) -> Block:
-    shown = [column for column in columns if any(has(row, column.sources[0]) for row in rows)]
+    shown = [column for column in columns if column.found_in(rows)]
     if part:
         finished = [row["model"] for row in rows if row["seeds"]]
         return Block(

@@ -25,7 +25,15 @@ LEADING = (
 TRAILING = ("split_hash", "status", "reason")
 # Where records have these they come first and in this order; other metrics follow by name.
 _ORDER = (
-    *("context_use", "sw", "sw_floor", "sample_seconds_per_1000", "roundtrip_error", "num_parameters"),
+    *(
+        "context_use",
+        "sw",
+        "sw_floor",
+        "sample_seconds_per_1000",
+        "posterior_seconds",
+        "roundtrip_error",
+        "num_parameters",
+    ),
     *("train_steps", "train_seconds", "peak_memory_mb"),
 )
 # A seed without a finite NLL leaves these empty: the mean over its luckier siblings would flatter the model.

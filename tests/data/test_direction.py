@@ -35,7 +35,6 @@ def test_posterior_direction_has_the_same_pairs_turned_round(name):
     assert turned.context_names == forward.names
     assert (forward.theta, turned.theta) == ("context", "event")
     assert turned.prior.describe() == forward.prior.describe()
-    assert not turned.augment
     assert not turned.periodic
     assert turned.side is None
 
@@ -193,7 +192,7 @@ def test_maps_take_a_prior_and_turn_round(maps_folder):
     ("options", "message"),
     [
         ({"direction": "posterior"}, "needs `prior`"),
-        ({"prior": "Omega_m: uniform(0.1, 0.5)"}, "a text for each of Omega_m, sigma_8"),
+        ({"prior": "Omega_m: uniform(0.1, 0.5)"}, "a text for each of the parameters Omega_m, sigma_8"),
         ({"prior": "Omega_m: uniform(0.1, 0.5), sigma_8: uniform(0.6, 0.7)"}, "excludes the parameters of 3 of 5"),
         ({"prior": "Omega_m: uniform(0.1, 0.5), sigma_8: nonsense(1)"}, "no continuous distribution 'nonsense'"),
     ],

@@ -8,6 +8,7 @@ import torch
 from flowzoo.bijectors import Standardize
 from flowzoo.data import Data, Fold, Levels, Splits
 from flowzoo.data._augment import augment
+from flowzoo.inference import Box
 from flowzoo.seeding import generator
 
 PARTS = ("train", "validation", "test")
@@ -243,6 +244,21 @@ def test_only_the_training_part_is_augmented():
     assert torch.equal(splits.test.batch(index, generator(0, "noise"))[0], splits.test.x[index])
     index = torch.arange(20)
     assert not torch.equal(splits.train.batch(index, generator(0, "noise"))[0], splits.train.x[index])
+
+
+def test_symmetries_move_the_contexts_where_theta_is_the_event():
+    images_ = torch.randn(60, 1, 4, 4, generator=generator(0, "x"))
+    theta = torch.rand(60, 1, generator=generator(0, "theta"))
+    data = Data(x=theta, context=images_, augment=("flip",), prior=Box([0.0], [1.0]), theta="event")
+    train = Splits.make(data).train
+    rows = torch.arange(len(train))
+    x, context = train.batch(rows, generator(0, "noise"))
+    assert torch.equal(x, train.x)
+    assert not torch.equal(context, train.context)
+    assert torch.equal(context.flatten(1).sort(1).values, train.context.flatten(1).sort(1).values)
+    # The contexts at rest, which validation sees, are not moved.
+    assert torch.equal(train.contexts, images_)
+    assert Splits.make(data).without_context().train.batch(rows, generator(0, "noise"))[1].shape == (len(train), 0)
 
 
 @pytest.mark.parametrize("symmetries", [("flip",), ("quarter_turn",), ("shift",), ("flip", "quarter_turn", "shift")])

@@ -489,3 +489,34 @@ def test_gas_cells_split_by_galaxy_once_the_star_formation_rate_is_left_out(real
     assert splits.train.x.shape[1] == 9
     assert len(torch.unique(splits.test.groups)) == 6
     assert not set(splits.train.groups.tolist()) & set(splits.test.groups.tolist())
+
+
+def test_prior_says_which_columns_are_parameters(tmp_path):
+    rng = np.random.default_rng(0)
+    theta = rng.uniform(0.1, 0.5, 200)
+    np.savez(tmp_path / "a.npz", Omega_m=theta, power=theta + rng.normal(size=200), age=rng.normal(size=200))
+    prior = {"Omega_m": "uniform(0.1, 0.5)"}
+    likelihood = Table(str(tmp_path / "a.npz"), x=("power", "age"), context=("Omega_m",), prior=prior).load()
+    assert likelihood.theta == "context"
+    assert likelihood.prior.describe() == {"kind": "box", "low": [0.1], "high": [0.5]}
+    posterior = Table(str(tmp_path / "a.npz"), x=("Omega_m",), context=("power", "age"), prior=prior).load()
+    assert posterior.theta == "event"
+    # The support of the prior goes onto the whole line, so that nothing can be drawn outside of it.
+    ends = posterior.x_map.to_data(torch.tensor([[-60.0], [60.0]]))[0]
+    assert float(ends.min()) > 0.0999
+    assert float(ends.max()) < 0.5001
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ({"age": "uniform(0, 1)"}, "prior must have a text for each of the parameters Omega_m; it has age"),
+        ({"Omega_m": "uniform(0.2, 0.5)"}, "prior excludes the parameters of .* of 50 simulations"),
+        ({"Omega_m": "flat(0, 1)"}, "no continuous distribution 'flat'"),
+    ],
+)
+def test_prior_that_does_not_fit(tmp_path, prior, message):
+    theta = np.linspace(0.1, 0.5, 50)
+    np.savez(tmp_path / "a.npz", Omega_m=theta, power=theta)
+    with pytest.raises(ConfigError, match=message):
+        Table(str(tmp_path / "a.npz"), x=("power",), context=("Omega_m",), prior=prior).load()

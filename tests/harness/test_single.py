@@ -14,7 +14,7 @@ from flowzoo.harness.plan import Cell
 from flowzoo.harness.single import evaluate_one, fit_one
 
 Plan = Callable[..., list[Cell]]
-TIMING = {"train_seconds", "sample_seconds_per_1000", "peak_memory_mb"}
+TIMING = {"train_seconds", "sample_seconds_per_1000", "posterior_seconds", "peak_memory_mb"}
 
 
 @pytest.mark.parametrize("data", ["digits", "two_moons"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flowzoo.metrics import Evaluation, NotComputed, configure
+from flowzoo.metrics.classes import reliability
 from flowzoo.seeding import generator
 
 SHIFTS = torch.tensor([0.0, 2.0])
@@ -69,3 +70,26 @@ def test_context_that_is_no_class_is_declined(context):
 def test_scores_that_are_not_finite_are_counted():
     with pytest.raises(NotComputed, match="at 5 of 5 test events"):
         told(lambda x, c: torch.full((len(x),), -math.inf), torch.randn(5, 1), torch.eye(5))
+
+
+def test_calibration_error_is_that_of_the_bins():
+    count, confidence, accuracy = reliability(torch.tensor([0.55, 0.6, 0.95, 1.0]), torch.tensor([1, 0, 1, 1]).bool())
+    assert count.tolist() == [0] * 8 + [1, 1] + [0] * 4 + [2]
+    assert (float(confidence[9]), float(accuracy[9])) == (pytest.approx(0.6), 0)
+    assert float(confidence[14]) == pytest.approx(0.975)
+    assert math.isnan(accuracy[0])
+
+
+def test_exact_density_is_calibrated_and_a_sharpened_one_is_not():
+    x, c = data()
+    exact = told(knows, x, c, max_events=20_000)
+    sharp = told(lambda x, c: 4 * knows(x, c), x, c, max_events=20_000)
+    # Of 8 bins from 1/2 to 1, each has an error of sqrt(2 a (1 - a) / (pi n)): together below sqrt(8 / (2 pi N)).
+    assert exact["class_ece"] < 2 * math.sqrt(8 / (2 * math.pi * 20_000))
+    assert sharp["class_ece"] > 0.08
+    assert exact["class_brier"] < sharp["class_brier"]
+
+
+def test_brier_score_of_chance():
+    assert told(lambda x, c: torch.zeros(len(x)), *data())["class_brier"] == pytest.approx(0.5)
+    assert told(lambda x, c: torch.zeros(len(x)), *data())["class_ece"] < 0.06

@@ -430,7 +430,8 @@ def test_bench_of_images_leaves_its_figures_and_says_so(bench: Callable[[], Benc
     assert all(path.parent == done.path / "figures" for path in done.figures)
     assert "`figures/*.png`" in (done.path / "README.md").read_text()
     known = records.load(done.path / "cells" / "data.gaussian.0.json")
-    assert known.labels == {"names": ["g"], "context_names": ["Omega_m", "sigma_8"], "side": ["25", "Mpc/h"]}
+    theta = ["Omega_m", "sigma_8"]
+    assert known.labels == {"names": ["g"], "context_names": theta, "theta_names": theta, "side": ["25", "Mpc/h"]}
 
 
 def test_bench_outlives_its_figures(bench: Callable[[], BenchResult], monkeypatch: pytest.MonkeyPatch) -> None:

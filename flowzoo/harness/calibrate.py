@@ -1,0 +1,150 @@
+"""``flowzoo calibrate``: can the posteriors of a trained flow be believed?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowzoo import __version__, checkpoint
+from flowzoo.config import ConfigError
+from flowzoo.flow import ConditionalFlow
+from flowzoo.harness._observations import read_observations
+from flowzoo.harness._trained import find_flow
+from flowzoo.harness.as_trained import open_to_test
+from flowzoo.harness.evaluate import evaluate_flow
+from flowzoo.harness.folder import make_writable
+from flowzoo.harness.plan import BenchConfig, Source
+from flowzoo.harness.posteriors import Observed, local_tests
+from flowzoo.harness.run import cpu_threads, labels_of
+from flowzoo.metrics import Column, Evaluation, columns
+from flowzoo.record import Record
+from flowzoo.registry import METRICS
+from flowzoo.report import Cell, word, write_figures
+from flowzoo.storage import write_atomic
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured.
+
+    Args:
+        metrics: by column.
+        local: p and statistic of L-C2ST at each observation of its own, if there were any.
+        missing: why others are empty.
+        notes: how the posteriors were drawn, and what the method had to say.
+        files: that were written.
+        flow: which flow it was, in one line.
+    """
+
+    metrics: dict[str, float]
+    local: list[tuple[float, float]]
+    missing: dict[str, str]
+    notes: list[str]
+    files: list[Path]
+    flow: str
+
+
+def calibrate_flow(
+    run: Path,
+    out: Path,
+    *,
+    dataset: tuple[str, dict[str, Any]] | None = None,
+    x: Path | None = None,
+    array: str | None = None,
+    n: int = 1000,
+    draws: int = 200,
+    method: str = "auto",
+    model: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int = 1,
+) -> Calibration:
+    """Every calibration metric of a flow's posteriors, on the test part of the data that it was trained on.
+
+    Writes ``calibration.json`` (numbers, words, thresholds, notes) and ``calibration.png``.
+
+    Args:
+        run: a flow's file, or the directory of a bench.
+        out: folder to write.
+        dataset: name and options; None takes what it was trained on, split as then.
+        x: file of observations (see ``read_observations``) whose posteriors are tested by themselves, with L-C2ST; by
+            default those of which the dataset knows the exact posterior, if there are any.
+        array: the array in it.
+        n: test observations at most, one of each test group.
+        draws: from the posterior of each.
+        method: auto, grid, importance or mcmc.
+        model: of a directory, the flow of this model.
+        seed: of the draws.
+        device: auto, cpu, cuda, ...
+        threads: of torch on the CPU.
+
+    Raises:
+        ConfigError: in one line, if the data have no prior, or changed since the training.
+    """
+    path, note = find_flow(run, model)
+    meta = checkpoint.read_meta(path)
+    options = {"posteriors": n, "posterior_draws": draws, "posterior_method": method}
+    flow, source, bench = open_to_test(path, meta, dataset, {**options, "device": device, "threads": threads})
+    name = source.name
+    asked = source.observed(bench)
+    if isinstance(asked, str):
+        raise ConfigError(f"{name}: {asked}")
+    make_writable(out)
+    with cpu_threads(threads):
+        found = evaluate_flow(flow, source, seed, bench, draws=("posteriors",))
+        local = _local(flow, found.evaluation, asked, source, bench, seed, x, array)
+    own = [m for m in map(METRICS.get, METRICS.names()) if {"posteriors", "references"}.intersection(m.needs)]
+    wanted = [column.name for metric in own for column in metric.columns]
+    metrics = {k: found.metrics[k] for k in wanted if k in found.metrics}
+    missing = {k: found.missing[k] for k in wanted if k in found.missing}
+    if not metrics:
+        raise ConfigError(f"{path}: {missing['calibration_p']}")
+    label = note or f"{meta['flow']['model']} from {path.name}"
+    record = Record(name, meta["flow"]["model"], seed, "", "ok", metrics=metrics, labels=labels_of(source.splits.data))
+    pictures = write_figures([Cell(record, found.scores)], out)
+    about = {
+        "flow": str(path),
+        "version": __version__,
+        "columns": {c.name: {"value": v, "word": w, "good": c.good, "bad": c.bad} for c, v, w in rows(metrics)},
+        "lc2st": [{"p": p, "statistic": statistic} for p, statistic in local],
+        "missing": missing,
+        "notes": found.notes,
+    }
+    write_atomic(out / "calibration.json", json.dumps(about, indent=1).encode())
+    return Calibration(metrics, local, missing, found.notes, [out / "calibration.json", *pictures], label)
+
+
+def _local(
+    flow: ConditionalFlow,
+    evaluation: Evaluation | None,
+    asked: Observed,
+    source: Source,
+    bench: BenchConfig,
+    seed: int,
+    file: Path | None,
+    array: str | None,
+) -> list[tuple[float, float]]:
+    """p and statistic of L-C2ST at each observation of a file, or of the references."""
+    posteriors = evaluation.posteriors if evaluation is not None else None
+    data, known = source.splits.data, source.references(bench)
+    if file is not None:
+        names = (data.names, data.context_names)[:: 1 if data.theta == "context" else -1]
+        x = read_observations(file, asked.x.shape[1:], names[0], names[1], array)[0]
+        x = x + (data.levels.step / 2 if data.theta == "context" and data.levels is not None else 0.0)
+    elif not isinstance(known, str):
+        x = known.x
+    else:
+        return []
+    if posteriors is None:
+        return []
+    found = local_tests(flow, posteriors, asked, x.to(asked.x), data, bench, seed)
+    return list(zip(found.p.tolist(), found.statistic.tolist(), strict=True))
+
+
+def rows(metrics: Mapping[str, float]) -> list[tuple[Column, float, str]]:
+    """Each number with its column and its word."""
+    known = columns()
+    return [(known[name], value, word(known[name], value)) for name, value in metrics.items()]

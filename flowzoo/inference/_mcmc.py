@@ -1,0 +1,269 @@
+"""Markov chains by emcee: every walker of every ensemble of every observation moves at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowzoo.inference._inferred import of_observations
+from flowzoo.inference._scoring import Target
+
+LONG = 50  # autocorrelation times that a chain must be long, as emcee advises
+SHAKE = 100  # steps before walkers that were left behind are brought along
+STEPS = 500  # before the first look at convergence
+
+
+@dataclass
+class Walked:
+    """Draws ``v (L, K, D)``, the log of the target there ``(L, K)``, diagnostics ``(K,)``, warnings."""
+
+    v: Tensor
+    log_density: Tensor
+    diagnostics: dict[str, Tensor]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Chain:
+    """What is kept of a run of B ensembles: of every step their numbers, of every ``stride``-th the walkers."""
+
+    room: int
+    stride: int = 1
+    steps: int = 0
+    series: list[np.ndarray] = field(default_factory=list)  # (B, 2 D) each: means and log spreads
+    moved: list[np.ndarray] = field(default_factory=list)  # (B,) accepted until then
+    states: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # (B, W, D), (B, W)
+
+    def add(self, coords: np.ndarray, heights: np.ndarray, moved: np.ndarray) -> None:
+        v = coords.reshape(len(moved), -1, coords.shape[1])
+        with np.errstate(divide="ignore"):
+            self.series.append(np.concatenate([v.mean(1), np.log(v.std(1))], axis=1))
+        self.moved.append(moved)
+        if self.steps % self.stride == 0:
+            self.states.append((v, heights.reshape(v.shape[:2])))
+        self.steps += 1
+        if len(self.states) > self.room:
+            self.states, self.stride = self.states[::2], 2 * self.stride
+
+    def of(self, ensembles: np.ndarray) -> _Chain:
+        """Of some of the ensembles, ``(B,)`` booleans."""
+        return _Chain(
+            self.room,
+            self.stride,
+            self.steps,
+            [each[ensembles] for each in self.series],
+            [each[ensembles] for each in self.moved],
+            [(v[ensembles], height[ensembles]) for v, height in self.states],
+        )
+
+
+def mcmc(
+    target: Target,
+    dim: int,
+    observations: int,
+    count: int,
+    generator: torch.Generator,
+    *,
+    device: torch.device | str = "cpu",
+    ensembles: int = 4,
+    walkers: int | None = None,
+    max_steps: int = 8000,
+    agreement: float = 1.05,
+) -> Walked:
+    """Draw from K densities on the whole line with emcee (Foreman-Mackey et al. 2013).
+
+    Several independent ensembles walk for each observation: stretch moves, differential evolution, and now and then a
+    jump from mode to mode. They begin at draws from a standard normal, which the prior is in these coordinates, chosen
+    by the target. The first quarter of the steps is discarded. A chain is long enough at 50 autocorrelation times of
+    the means and log spreads of its ensembles, and good enough if its independent ensembles agree in both: R-hat
+    (Gelman et al. 2013, section 11.4, split in halves) with each number of an ensemble one chain. Walkers of one
+    ensemble are no independent chains. An observation that is done walks no further.
+
+    Args:
+        target: ``(K, M, D)`` to ``(K, M)``.
+        dim: D.
+        observations: K.
+        count: draws L.
+        generator: of which emcee's seed is drawn.
+        device: of the target.
+        ensembles: independent ones for each observation, at least 2.
+        walkers: in each, even; by default 4 D, 16 at least.
+        max_steps: an observation stops when it has converged, or here.
+        agreement: R-hat over which it is said that ensembles disagree.
+
+    Raises:
+        ValueError: for too few walkers or ensembles, or if no starting point has a density.
+    """
+    from emcee import EnsembleSampler
+
+    from flowzoo.inference._moves import Difference, Stretch
+
+    many = max(16, 4 * dim) if walkers is None else walkers
+    if many % 2 or many < 2 * dim + 2 or many < 6 or ensembles < 2 or max_steps < 40:
+        raise ValueError(
+            f"mcmc needs an even number of walkers, at least {max(6, 2 * dim + 2)}, 2 ensembles and 40 steps; "
+            f"got {many} walkers, {ensembles} ensembles, {max_steps} steps"
+        )
+    active = np.arange(observations)  # the observations that still walk
+
+    def heights(coords: np.ndarray) -> np.ndarray:
+        v = torch.from_numpy(coords).to(device).reshape(len(active), -1, dim)
+        rows = None if len(active) == observations else torch.from_numpy(active).to(device)
+        return target(v, rows).cpu().numpy().reshape(-1)
+
+    coords = _start(target, dim, observations, ensembles * many, generator, device)
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    random = np.random.RandomState(seed)  # emcee takes no newer generator
+
+    def run(coords: np.ndarray, steps: int, keep: _Chain | None) -> np.ndarray:
+        blocks = len(active) * ensembles
+        moves = [
+            (Stretch(blocks), 0.4),
+            (Difference(blocks, 2.38 / math.sqrt(2 * dim)), 0.5),
+            (Difference(blocks, 1.0), 0.1),
+        ]
+        sampler = EnsembleSampler(blocks * many, dim, heights, moves=moves, vectorize=True)
+        sampler.random_state = random.get_state()
+        before = keep.moved[-1] if keep is not None and keep.moved else np.zeros(blocks)
+        for state in sampler.sample(coords, iterations=steps, store=False, skip_initial_state_check=True):
+            if keep is not None:
+                keep.add(state.coords, state.log_prob, before + sum(move.accepted for move, _ in moves))
+        random.set_state(sampler.random_state)
+        return state.coords
+
+    coords = run(coords, min(SHAKE, max_steps // 4), None)
+    coords = _brought_along(coords, heights(coords), observations, random)
+    chain, steps = _Chain(max(64, math.ceil(4 * count / (ensembles * many)))), min(STEPS, max_steps)
+    v, density = np.empty((count, observations, dim)), np.empty((count, observations))
+    numbers = {name: np.zeros(observations) for name in ("tau", "agreement", "acceptance", "ess", "steps")}
+    while len(active):
+        coords = run(coords, steps, chain)
+        first = chain.steps // 4
+        kept = chain.steps - first
+        tau, rhat = _convergence(np.stack(chain.series)[first:], len(active))
+        enough = np.maximum(LONG, count / (ensembles * many)) * tau
+        done = ((kept >= enough) & (rhat <= agreement)) | (chain.steps >= max_steps)
+        if done.any():
+            own, which = chain.of(np.repeat(done, ensembles)), active[done]
+            v[:, which], density[:, which] = _thinned(own, tau[done], len(which), count, generator)
+            moved = (own.moved[-1] - own.moved[first]) / (kept - 1) / many
+            numbers["tau"][which], numbers["agreement"][which] = tau[done], rhat[done]
+            numbers["acceptance"][which] = moved.reshape(len(which), ensembles).mean(1)
+            numbers["ess"][which], numbers["steps"][which] = ensembles * many * kept / tau[done], chain.steps
+            chain = chain.of(np.repeat(~done, ensembles))
+            coords = coords.reshape(len(active), -1, dim)[~done].reshape(-1, dim)
+            active = active[~done]
+        steps = min(max(STEPS, chain.steps // 2), max_steps - chain.steps)
+    return Walked(
+        torch.from_numpy(v).to(device),
+        torch.from_numpy(density).to(device),
+        {name: torch.from_numpy(value).to(device) for name, value in numbers.items()},
+        _remarks(numbers, max_steps, agreement, count),
+    )
+
+
+def _start(
+    target: Target, dim: int, observations: int, needed: int, generator: torch.Generator, device: torch.device | str
+) -> np.ndarray:
+    """Walkers ``(K * needed, D)``: distinct draws of the prior, chosen by the target without replacement (Gumbel)."""
+    size = max(1024, 8 * needed)
+    noise = torch.randn(size, dim, generator=generator, device=generator.device, dtype=torch.float64).to(device)
+    v = noise.clamp(-6, 6)
+    prior = -0.5 * v.square().sum(1) - 0.5 * dim * math.log(2 * math.pi)
+    weights = target(v.expand(observations, -1, -1), None) - prior
+    alive = weights.isfinite().sum(1)
+    if bool((alive == 0).any()):
+        lost = alive == 0
+        raise ValueError(
+            f"no draw of the prior explains {of_observations(lost)} (the first is observation "
+            f"{int(lost.nonzero()[0])}), so walkers have nowhere to begin; give a narrower prior"
+        )
+    u = torch.rand(observations, size, generator=generator, device=generator.device, dtype=torch.float64).to(device)
+    order = (weights - torch.log(-torch.log(u.clamp_min(1e-300)))).argsort(1, descending=True)
+    # Where too few of them are possible, those are taken again, shaken.
+    turn = torch.arange(needed, device=device)
+    again = turn >= alive[:, None]
+    index = order.gather(1, turn % alive.clamp_max(needed)[:, None])
+    # Best first: shuffled, so that the ensembles are alike.
+    shuffle = torch.rand(needed, generator=generator, device=generator.device).to(device).argsort()
+    shake = torch.randn(observations, needed, dim, generator=generator, device=generator.device, dtype=torch.float64)
+    chosen = v[index] + torch.where(again, 0.1, 1e-6)[..., None] * shake.to(device)
+    return chosen[:, shuffle].clamp(-7, 7).reshape(-1, dim).cpu().numpy()
+
+
+def _brought_along(
+    coords: np.ndarray, heights: np.ndarray, observations: int, random: np.random.RandomState
+) -> np.ndarray:
+    """Walkers left far below the others of their observation are put between two that were not."""
+    dim = coords.shape[1]
+    v, height = coords.reshape(observations, -1, dim).copy(), heights.reshape(observations, -1)
+    good = height > height.max(1, keepdims=True) - 20 - 2 * dim
+    for k in np.flatnonzero((~good).any(1) & (good.sum(1) > 2 * dim)):
+        known, lost = np.flatnonzero(good[k]), np.flatnonzero(~good[k])
+        here, a, b = (v[k, random.choice(known, len(lost))] for _ in range(3))
+        v[k, lost] = here + 0.1 * (a - b)
+    return v.reshape(-1, dim)
+
+
+def _convergence(numbers: np.ndarray, observations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of F numbers of each ensemble ``(n, B, F)``: autocorrelation time and R-hat of each observation, the worst."""
+    from emcee.autocorr import integrated_time
+
+    steps, _, many = numbers.shape
+    series = numbers.reshape(steps, observations, -1, many)
+    with np.errstate(all="ignore"):
+        tau = np.array([integrated_time(series[:, k], tol=0, quiet=True).max() for k in range(observations)])
+        half = steps // 2
+        chains = np.concatenate([series[:half], series[steps - half :]], axis=2)
+        inner, outer = chains.var(0, ddof=1).mean(1), chains.mean(0).var(1, ddof=1)
+        rhat = np.sqrt((half - 1) / half + outer / inner).max(1)
+    # A chain that never moved has neither.
+    return np.where(np.isfinite(tau), np.maximum(tau, 1.0), np.inf), np.where(np.isfinite(rhat), rhat, np.inf)
+
+
+def _thinned(
+    chain: _Chain, tau: np.ndarray, observations: int, count: int, generator: torch.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws at random among the states that are an autocorrelation time apart; closer ones where those are too few."""
+    first = -(-(chain.steps // 4) // chain.stride)
+    dim = chain.states[0][0].shape[-1]
+    coords = np.stack([v for v, _ in chain.states[first:]]).reshape(len(chain.states) - first, observations, -1, dim)
+    heights = np.stack([h for _, h in chain.states[first:]]).reshape(coords.shape[:3])
+    stored, _, many = heights.shape
+    widest = np.maximum(1, stored * many // count)
+    apart = np.clip(np.nan_to_num(np.ceil(tau / chain.stride), posinf=stored), 1, widest)[:, None]
+    allowed = np.repeat(np.arange(stored)[None] % apart == 0, many, axis=1)  # (K, stored * many)
+    keys = torch.rand(allowed.shape, generator=generator, device=generator.device, dtype=torch.float64).cpu().numpy()
+    order = np.argsort(np.where(allowed, keys, 2.0), axis=1)
+    chosen = order[:, np.arange(count) % min(order.shape[1], count)]
+    step, walker = chosen // many, chosen % many
+    rows = np.arange(observations)[:, None]
+    return coords[step, rows, walker].swapaxes(0, 1), heights[step, rows, walker].T
+
+
+def _remarks(numbers: dict[str, np.ndarray], max_steps: int, agreement: float, count: int) -> list[str]:
+    said = []
+    tau, rhat, ess = numbers["tau"], numbers["agreement"], numbers["ess"]
+    kept = numbers["steps"] - numbers["steps"] // 4
+    short, apart = torch.from_numpy(kept < LONG * tau), torch.from_numpy(rhat > agreement)
+    if bool(short.any()):
+        said.append(
+            f"mcmc has not converged for {of_observations(short)}: {kept.max():.0f} steps were kept of {max_steps}, "
+            f"and {LONG} autocorrelation times are up to {LONG * float(tau.max()):.0f}; raise max_steps"
+        )
+    if bool(apart.any()):
+        said.append(
+            f"independent ensembles disagree for {of_observations(apart)}: R-hat of means or spreads up to "
+            f"{float(rhat.max()):.3f}, over {agreement:g}; raise max_steps, or look for modes that walkers do not leave"
+        )
+    few = torch.from_numpy(ess < count) & ~short
+    if bool(few.any()):
+        said.append(
+            f"{count} draws are more than the chains have for {of_observations(few)} (effective sample size down to "
+            f"{float(ess[few.numpy()].min()):.0f}); raise max_steps, or take fewer draws"
+        )
+    return said

@@ -1,0 +1,98 @@
+"""From a flow and a prior to what a method works on, and from what it gives to draws of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowzoo.inference._coordinates import Coordinates
+from flowzoo.inference._grid import TOLERANCE, grid
+from flowzoo.inference._importance import importance
+from flowzoo.inference._inferred import of_observations
+from flowzoo.inference._mcmc import mcmc
+from flowzoo.inference._scoring import Scorer
+from flowzoo.inference.priors import Prior
+
+
+@dataclass
+class Found:
+    """Draws ``(L, K, D)`` and their log posterior ``(L, K)``, normalised where the evidence ``(K,)`` is known."""
+
+    theta: Tensor
+    log_prob: Tensor
+    log_evidence: Tensor | None
+    diagnostics: dict[str, Tensor]
+    warnings: list[str] = field(default_factory=list)
+
+
+def by_grid(prior: Prior, likelihood: Scorer, count: int, generator: torch.Generator, **options: Any) -> Found:
+    """See ``grid``."""
+    coordinates, device = Coordinates(prior), likelihood.bad.device
+    low, high, normal = (part.to(device) for part in (coordinates.low, coordinates.high, coordinates.normal))
+    target = _in(coordinates, likelihood)
+    try:
+        made = grid(target, low, high, len(likelihood.bad), count, generator, normal=normal, **options)
+    except ValueError:
+        likelihood.check()  # where the density is NaN everywhere, that is the reason
+        raise
+    found = _back(coordinates, made.v, made.log_density, made.log_integral)
+    found.diagnostics |= {"evaluations": made.evaluations, "error": made.error}
+    tolerance = options.get("tolerance", TOLERANCE)
+    coarse = made.error > tolerance
+    if bool(coarse.any()):
+        found.warnings.append(
+            f"the grid ran out of evaluations for {of_observations(coarse)}: its error there is estimated at up to "
+            f"{float(made.error.max()):.2g}, over {tolerance:g}; raise evaluations, or take method='mcmc'"
+        )
+    return found
+
+
+def by_importance(prior: Prior, likelihood: Scorer, count: int, generator: torch.Generator, **options: Any) -> Found:
+    """See ``importance``."""
+    many, device = len(likelihood.bad), likelihood.bad.device
+    try:
+        made = importance(likelihood, prior, many, count, generator, device=device, **options)
+    except ValueError:
+        likelihood.check()
+        raise
+    numbers = {"ess": made.ess, "pareto_k": made.pareto_k}
+    return Found(made.theta, made.log_prob, made.log_evidence, numbers, made.warnings)
+
+
+def by_mcmc(prior: Prior, likelihood: Scorer, count: int, generator: torch.Generator, **options: Any) -> Found:
+    """See ``mcmc``."""
+    coordinates, device = Coordinates(prior, line=True), likelihood.bad.device
+    target = _in(coordinates, likelihood)
+    try:
+        made = mcmc(target, prior.dim, len(likelihood.bad), count, generator, device=device, **options)
+    except ValueError:
+        likelihood.check()
+        raise
+    found = _back(coordinates, made.v, made.log_density, None)
+    found.diagnostics |= made.diagnostics
+    found.warnings += made.warnings
+    return found
+
+
+METHODS: dict[str, Callable[..., Found]] = {"grid": by_grid, "importance": by_importance, "mcmc": by_mcmc}
+
+
+def _in(coordinates: Coordinates, likelihood: Scorer) -> Callable[..., Tensor]:
+    """The log posterior in coordinates."""
+
+    def target(v: Tensor, rows: Tensor | None = None) -> Tensor:
+        theta = coordinates.theta(v)
+        return likelihood(theta, rows) + coordinates.log_prior(v, theta)
+
+    return target
+
+
+def _back(coordinates: Coordinates, v: Tensor, height: Tensor, integral: Tensor | None) -> Found:
+    """Draws and their log-density, from coordinates to parameters."""
+    theta = coordinates.theta(v)
+    log_prob = height - coordinates.log_prior(v, theta) + coordinates.prior.log_prob(theta)
+    return Found(theta, log_prob if integral is None else log_prob - integral, integral, {})

@@ -1,0 +1,81 @@
+"""Importance weights: the tail's shape is found, a proposal that is too narrow is flagged, a better one helps."""
+
+import math
+
+import pytest
+import torch
+
+from flowzoo.inference import Gaussian, Posterior
+from flowzoo.inference._pareto import pareto_k
+from flowzoo.seeding import generator
+
+
+@pytest.mark.parametrize("shape", [0.1, 0.4, 0.7, 1.0])
+def test_pareto_k_is_the_shape_of_the_tail(shape):
+    size, many = 40_000, 40
+    u = torch.rand(size, many, generator=generator(0, "u"), dtype=torch.float64)
+    found = pareto_k(-shape * u.log())  # Pareto weights u^-k
+    tail = 3 * math.sqrt(size)
+    # The error of a maximum-likelihood k is (1 + k) / sqrt(tail); the weak prior draws it to 0.5 by 10 / (tail + 10).
+    expected = (shape * tail + 5) / (tail + 10)
+    assert abs(float(found.mean()) - expected) < 4.5 * (1 + shape) / math.sqrt(tail * many) + 0.01
+    assert float(found.std()) < 1.5 * (1 + shape) / math.sqrt(tail)
+
+
+def test_pareto_k_does_not_depend_on_the_scale_of_weights():
+    weights = torch.randn(5000, 3, generator=generator(0, "w"), dtype=torch.float64)
+    torch.testing.assert_close(pareto_k(weights), pareto_k(weights + 300))
+    assert torch.equal(pareto_k(torch.zeros(5000, 2)), torch.zeros(2).double())
+    assert bool(pareto_k(torch.zeros(10, 1)).isinf().all())
+
+
+def test_too_narrow_a_proposal_is_flagged_and_a_wide_one_is_not(known):
+    exact = known(2, 1)
+    posterior, mean = Posterior(exact.flow, exact.prior), exact.mean[0]
+
+    def said(scale):
+        proposal = Gaussian(mean, scale**2 * exact.covariance)
+        return posterior.sample(exact.x, 500, method="importance", generator=generator(0, "s"), proposal=proposal)
+
+    # Weights of a Gaussian by one of scale s have tails of shape 1 - s^2.
+    narrow, wide = said(0.4), said(1.5)
+    assert float(narrow.diagnostics["pareto_k"]) > 0.7
+    assert any("Pareto k" in text and "1 of 1 observations" in text for text in narrow.warnings)
+    assert float(wide.diagnostics["pareto_k"]) < 0.5
+    assert wide.warnings == ()
+    # E w^2 / (E w)^2 in two dimensions is (s^2 / sqrt(2 s^2 - 1))^2.
+    expected = 10_000 * (2 * 1.5**2 - 1) / 1.5**4
+    assert abs(float(wide.diagnostics["ess"]) / expected - 1) < 0.05
+
+
+def test_proposal_of_each_observation_is_a_pair_of_functions(known):
+    exact = known(2, 4)
+    law = torch.distributions.MultivariateNormal(exact.mean, 2 * exact.covariance)
+
+    def sample(count, source):
+        noise = torch.randn(count, 4, 2, generator=source, dtype=torch.float64)
+        return exact.mean + noise @ law.scale_tril[0].T
+
+    found = Posterior(exact.flow, exact.prior).sample(
+        exact.x, 2000, method="importance", generator=generator(0, "s"), proposal=(sample, law.log_prob)
+    )
+    assert found.warnings == ()
+    ess = found.diagnostics["ess"]
+    assert bool(((found.log_evidence - exact.log_evidence).abs() < 4.5 / ess.sqrt()).all())
+    with pytest.raises(ValueError, match=r"proposal must draw \(10000, 2\) or \(10000, 4, 2\); got \(5, 2\)"):
+        Posterior(exact.flow, exact.prior).sample(
+            exact.x,
+            10,
+            method="importance",
+            generator=generator(0, "s"),
+            proposal=(lambda n, g: torch.zeros(5, 2), law.log_prob),
+        )
+
+
+def test_few_effective_draws_are_said(known):
+    exact = known(3, 2)
+    found = Posterior(exact.flow, exact.prior).sample(
+        exact.x, 100, method="importance", generator=generator(0, "s"), proposals=200
+    )
+    assert float(found.diagnostics["ess"].max()) < 100
+    assert any("proposals count for 2 of 2 observations" in text for text in found.warnings)

@@ -1,0 +1,113 @@
+"""Walkers: modes keep their shares, blocks do not meet, and a run that is too short says so."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal
+
+from flowzoo.inference import _mcmc
+from flowzoo.inference._mcmc import mcmc
+from flowzoo.inference._moves import Difference, Stretch
+from flowzoo.seeding import generator
+
+
+def test_two_modes_keep_their_shares():
+    def density(v, rows):
+        left = Normal(-2.0, 0.2).log_prob(v).sum(-1) + math.log(0.3)
+        return torch.logaddexp(left, Normal(1.5, 0.2).log_prob(v).sum(-1) + math.log(0.7))
+
+    found = mcmc(density, 2, 3, 2000, generator(0, "m"))
+    share = (found.v[..., 0] < 0).double().mean(0)
+    # What the chains know of a share is their number of independent draws.
+    ess = 1 / (1 / 2000 + 1 / found.diagnostics["ess"])
+    assert bool((ess > 200).all())
+    assert bool(((share - 0.3).abs() < 4.5 * (0.3 * 0.7 / ess).sqrt()).all())
+
+
+def test_run_that_is_too_short_says_so():
+    def density(v, rows):
+        return -0.5 * (v / torch.logspace(-3, 0, 6, dtype=torch.float64)).square().sum(-1)
+
+    found = mcmc(density, 6, 2, 50, generator(0, "m"), max_steps=60)
+    assert any("mcmc has not converged for 2 of 2 observations" in text for text in found.warnings)
+    assert any("raise max_steps" in text for text in found.warnings)
+
+
+def test_ensembles_that_sit_in_modes_of_their_own_disagree():
+    means = np.random.default_rng(0).normal(size=(400, 4, 1)) * 0.1
+    assert _mcmc._convergence(means, 1)[1][0] < 1.02
+    means[:, 2:] += 1.0
+    tau, rhat = _mcmc._convergence(means, 1)
+    assert rhat[0] > 2
+    numbers = {"tau": tau, "agreement": rhat, "steps": np.array([400.0]), "ess": np.array([1e4])}
+    said = _mcmc._remarks(numbers, 400, 1.05, 100)
+    assert any("independent ensembles disagree for 1 of 1 observations" in text for text in said)
+
+
+def test_ensembles_of_another_width_disagree():
+    # Alike in their means: the spreads tell.
+    walkers = np.random.default_rng(0).normal(size=(400, 4, 16, 2))
+    walkers[:, 3, :, 1] *= 1.5
+    chain = _mcmc._Chain(room=10)
+    for step in walkers:
+        chain.add(step.reshape(-1, 2), np.zeros(64), np.zeros(4))
+    numbers = np.stack(chain.series)
+    assert _mcmc._convergence(numbers[..., :2], 1)[1][0] < 1.05
+    # Two of eight half chains are off by log 1.5: a variance of 0.035. The log spread of 16 walkers has 1 / 30: R-hat
+    # is 1.4
+    assert _mcmc._convergence(numbers, 1)[1][0] > 1.3
+
+
+def test_observation_that_is_stuck_costs_the_others_nothing():
+    asked = torch.zeros(5, dtype=torch.long)
+
+    def density(v, rows):
+        rows = torch.arange(5) if rows is None else rows
+        asked.index_add_(0, rows, torch.full_like(rows, v.shape[1]))
+        # The third has two modes that no walker leaves.
+        left, right = Normal(-3.0, 0.01).log_prob(v).sum(-1), Normal(3.0, 0.01).log_prob(v).sum(-1)
+        return torch.where((rows == 2)[:, None], torch.logaddexp(left, right), Normal(0.0, 1.0).log_prob(v).sum(-1))
+
+    found = mcmc(density, 2, 5, 200, generator(0, "m"), max_steps=2500)
+    easy = torch.tensor([0, 1, 3, 4])
+    assert int(found.diagnostics["steps"][2]) >= int(found.diagnostics["steps"][easy].max())
+    assert int(asked[easy].max()) < 0.7 * int(asked[2])
+    # Draws belong to their own observation: 4.5 standard errors of what is normal, nothing between the modes.
+    assert float(found.v[:, easy].mean(0).abs().max()) < 4.5 / math.sqrt(100)
+    assert bool((found.v[:, 2].abs() > 2.5).all())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [5, 10])
+def test_ten_thousand_draws_are_worth_half_as_many(dim):
+    # Correlated and of several scales, as posteriors are.
+    source = generator(dim, "a")
+    a = torch.eye(dim, dtype=torch.float64) + 0.5 * torch.randn(dim, dim, generator=source, dtype=torch.float64)
+    a = 0.3 * a * torch.logspace(-1, 0, dim, dtype=torch.float64)[:, None]
+    exact = torch.distributions.MultivariateNormal(torch.zeros(dim).double(), a @ a.T)
+    found = mcmc(lambda v, rows: exact.log_prob(v), dim, 10, 10_000, generator(0, "m"))
+    z = torch.linalg.solve(a, found.v.movedim(0, -1))  # (K, D, L), independent standard normals
+    worth = 1 / z.mean(-1).square().mean()
+    # 10 D squares of means: a relative error of sqrt(2 / 10 D), 4.5 of it
+    assert float(worth) * (1 + 4.5 * math.sqrt(2 / (10 * dim))) > 5000
+    assert found.warnings == []
+
+
+@pytest.mark.parametrize("move", [Stretch(3), Difference(3, 1.0)])
+def test_walkers_meet_their_own_ensemble_alone(move):
+    # Three ensembles on lines of their own: a difference or a stretch within one leaves it on its line.
+    random = np.random.RandomState(0)
+    line = np.arange(3.0)[:, None, None]
+    along = random.standard_normal((3, 8, 1))
+    walkers = np.concatenate([along, np.broadcast_to(line, along.shape)], axis=2)
+    moved, factors = move.get_proposal(walkers[:, :4], walkers[:, 4:], random)
+    np.testing.assert_allclose(moved[..., 1], np.broadcast_to(line[..., 0], (3, 4)), atol=1e-12)
+    assert factors.shape == (3, 4)
+    assert not np.allclose(moved[..., 0], walkers[:, :4, 0])
+
+
+def test_too_few_walkers_are_refused():
+    with pytest.raises(ValueError, match=r"even number of walkers, at least 12.*got 8 walkers"):
+        mcmc(lambda v, rows: v.sum(-1), 5, 1, 10, generator(0, "m"), walkers=8)

@@ -1,0 +1,302 @@
+"""Every method finds the closed form; what does not fit, or was not finite, is named."""
+
+import math
+
+import pytest
+import torch
+
+from flowzoo.flow import ConditionalFlow
+from flowzoo.inference import Box, Gaussian, LogNormal, Posterior, Samples, check_covers
+from flowzoo.inference._checks import leaning
+from flowzoo.seeding import generator
+
+L = 4000
+
+
+@pytest.mark.parametrize(
+    ("method", "dim"),
+    [
+        ("grid", 1),
+        ("grid", 2),
+        ("grid", 3),
+        ("importance", 1),
+        ("importance", 2),
+        ("mcmc", 1),
+        pytest.param("mcmc", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_every_method_finds_the_closed_form(known, method, dim):
+    exact = known(dim, 6)
+    # Proposals from the prior: an ESS of some thousands needs many of them.
+    options = {"proposals": 200_000} if method == "importance" else {}
+    found = Posterior(exact.flow, exact.prior).sample(
+        exact.x, L, method=method, generator=generator(0, "draws"), **options
+    )
+    assert found.theta.shape == (L, 6, dim)
+    assert found.method == method
+    sd = exact.covariance.diagonal().sqrt()
+    # Draws that count: all of a grid's; of importance and of chains what their diagnostics say. 4.5 standard errors: at
+    # most 24 numbers.
+    count = torch.full((6,), float(L)).double()
+    if method != "grid":
+        count = 1 / (1 / count + 1 / found.diagnostics["ess"].double())
+        assert bool((count > 700).all())
+    error = 4.5 / count.sqrt()[:, None]
+    assert bool((((found.mean - exact.mean) / sd).abs() < error).all())
+    assert bool(((found.std / sd - 1).abs() < error / math.sqrt(2)).all())
+    off = found.log_prob - exact.log_posterior(found.theta)
+    if method == "mcmc":
+        assert found.log_evidence is None
+        assert float(off.std(0).max()) < 1e-9  # up to a constant of the observation
+    elif method == "grid":
+        torch.testing.assert_close(found.log_evidence, exact.log_evidence, atol=2e-3, rtol=0)
+        assert float(off.abs().max()) < 5e-3
+    else:
+        # The relative error of a mean of weights is sqrt(1 / ESS - 1 / proposals) at most.
+        assert bool(((found.log_evidence - exact.log_evidence).abs() < 4.5 / found.diagnostics["ess"].sqrt()).all())
+        torch.testing.assert_close(off, (exact.log_evidence - found.log_evidence).expand_as(off))
+    assert bool((((found.best - exact.mean) / sd).abs() < 0.05).all())
+
+
+def test_many_observations_at_once_are_as_many_single_calls(known):
+    exact = known(2, 50)
+    posterior = Posterior(exact.flow, exact.prior)
+    together = posterior.sample(exact.x, 2000, generator=generator(0, "a"))
+    for k in (0, 17, 49):
+        alone = posterior.sample(exact.x[k : k + 1], 2000, generator=generator(0, "b", k))
+        sd = exact.covariance.diagonal().sqrt()
+        # Two means of 2000 draws each, 6 numbers.
+        assert float(((together.mean[k] - alone.mean[0]) / sd).abs().max()) < 4 * math.sqrt(2 / 2000)
+        torch.testing.assert_close(together.log_evidence[k], alone.log_evidence[0])
+        assert int(together.diagnostics["evaluations"][k]) == int(alone.diagnostics["evaluations"][0])
+
+
+@pytest.mark.parametrize("method", ["grid", "importance", "mcmc"])
+def test_same_seed_gives_the_same_bits(known, method):
+    exact = known(1, 2)
+    options = {"max_steps": 80} if method == "mcmc" else {}
+    first, second = (
+        Posterior(exact.flow, exact.prior).sample(exact.x, 50, method=method, generator=generator(3, "s"), **options)
+        for _ in range(2)
+    )
+    assert torch.equal(first.theta, second.theta)
+    assert torch.equal(first.best, second.best)
+
+
+def test_auto_takes_the_method_that_will_do(known):
+    exact = known(2, 1)
+    samples = Samples(exact.prior.sample(20_000, generator(0, "prior")))
+    found = Posterior(exact.flow, samples).sample(exact.x, 2000, generator=generator(0, "s"))
+    assert found.method == "importance"
+    sd = exact.covariance.diagonal().sqrt()
+    count = 1 / (1 / 2000 + 2 / float(found.diagnostics["ess"]))  # the samples of the prior are a draw as well
+    assert float(((found.mean - exact.mean) / sd).abs().max()) < 4 / math.sqrt(count)
+    # Without the density of the prior the log-density is that of the likelihood, over the evidence.
+    likelihood = exact.flow.log_prob(exact.x, found.theta)
+    torch.testing.assert_close(found.log_prob, likelihood - found.log_evidence)
+    assert Posterior(exact.flow, exact.prior)._method("auto") == "grid"
+    five = known(5, 1)
+    assert Posterior(five.flow, five.prior)._method("auto") == "mcmc"
+    with pytest.raises(ValueError, match="needs a prior with a density"):
+        Posterior(exact.flow, samples).sample(exact.x, 10, method="grid", generator=generator(0, "s"))
+
+
+def test_box_that_cuts_the_posterior_is_leaned_on_and_said(known):
+    exact = known(1, 1)
+    mean, sd = float(exact.mean), float(exact.covariance.sqrt())
+    flat = Posterior(exact.flow, Box([mean - 40 * sd], [mean + 40 * sd]))
+    assert flat.sample(exact.x, 500, generator=generator(0, "s")).warnings == ()
+    free = flat.sample(exact.x, L, generator=generator(0, "s"))
+    centre, width = float(free.mean), float(free.std)
+    cut = Posterior(exact.flow, Box([centre - 40 * width], [centre - width]))
+    for method in ("grid", "importance", "mcmc"):
+        found = cut.sample(exact.x, L, method=method, generator=generator(0, "s"))
+        # A normal above which all is cut at -1: mean -1 - 0.5251 (Mills' ratio), best at the cut.
+        normal = torch.distributions.Normal(0.0, 1.0)
+        expected = -float(normal.log_prob(torch.tensor(-1.0)).exp() / normal.cdf(torch.tensor(-1.0)))
+        ess = min(float(found.diagnostics.get("ess", torch.tensor([float(L)]))), L)
+        # sd 0.45 of the cut law, and the errors of centre and width, 4 of each
+        assert abs((float(found.mean) - centre) / width - expected) < 4 * 0.45 / math.sqrt(ess / 2) + 8 / math.sqrt(L)
+        assert abs((float(found.best) - centre) / width + 1) < 1e-3
+        assert any("parameter 1: the posterior leans" in text for text in found.warnings)
+
+
+def test_only_finite_ends_are_leaned_on_and_of_many_observations_only_if_a_tenth_do():
+    source = generator(0, "lean")
+    centred = 0.3 + 0.4 * torch.rand(500, 100, 1, generator=source, dtype=torch.float64)
+    edge = 0.005 * torch.rand(500, 100, 1, generator=source, dtype=torch.float64)
+    for leant, count, said in ((1, 20, 1), (2, 21, 0), (3, 21, 1), (10, 100, 0), (11, 100, 1)):
+        draws = torch.cat([edge[:, :leant], centred[:, leant:count]], 1)
+        texts = leaning(Box([0.0], [1.0]), draws)
+        assert len(texts) == said
+        assert all(
+            f"parameter 1: the posterior leans on an end of the prior for {leant} of {count}" in t for t in texts
+        )
+    # A Gaussian has no end, and a log-normal a lower one alone.
+    assert leaning(Gaussian([0.0], [1.0]), 4.0 + edge[:, :1]) == []
+    assert leaning(LogNormal([0.0], [1.0]), 100.0 + edge[:, :1]) == []
+    assert len(leaning(LogNormal([0.0], [1.0]), edge[:, :1])) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_observations_on_the_cpu_go_to_the_flow():
+    posterior, x = Posterior(Onto().cuda(), Box([-5.0], [5.0])), torch.tensor([[0.3], [0.4]])
+    found = posterior.sample(x, 1000, generator=generator(0, "s"))
+    assert found.theta.device.type == "cuda"
+    assert posterior.log_prob(found.theta[:3].cpu(), x).device.type == "cuda"
+
+
+def test_observations_are_moved_to_the_device_of_the_flow():
+    class Elsewhere(Onto):
+        def parameters(self, recurse=True):
+            return iter([torch.empty(0, device="meta")])
+
+    assert Posterior(Elsewhere(), Box([0.0], [1.0]))._device(torch.zeros(1)).type == "meta"
+    assert Posterior(Onto(), Box([0.0], [1.0]))._device(torch.zeros(1)).type == "cpu"
+
+
+class Broken:
+    """A likelihood that is NaN for some theta, or for all."""
+
+    event_shape = context_shape = torch.Size((1,))
+
+    def __init__(self, above: float) -> None:
+        self.above = above
+
+    def log_prob(self, x, context):
+        good = -0.5 * ((x - context) / 0.1).square().sum(-1)
+        return torch.where(context[..., 0] > self.above, math.nan, good)
+
+
+@pytest.mark.parametrize("method", ["grid", "importance", "mcmc"])
+def test_density_that_is_not_finite_is_counted(method):
+    prior, x = Box([0.0], [1.0]), torch.tensor([[0.3], [0.4]])
+    found = Posterior(Broken(0.8), prior).sample(x, 100, method=method, generator=generator(0, "s"))
+    assert any("NaN or +inf at" in text and "2 of 2 observations" in text for text in found.warnings)
+    assert bool((found.theta <= 0.8).all())
+    with pytest.raises(ValueError, match="NaN or infinite at every theta tried for 2 of 2 observations"):
+        Posterior(Broken(-1.0), prior).sample(x, 100, method=method, generator=generator(0, "s"))
+
+
+def test_bad_input_is_named(known):
+    exact = known(2, 3)
+    posterior, source = Posterior(exact.flow, exact.prior), generator(0, "s")
+    with pytest.raises(ValueError, match="likelihood flow needs a prior"):
+        Posterior(exact.flow, theta="context")
+    with pytest.raises(ValueError, match=r"prior has 1 parameters and the flow's context, which is theta, has 2"):
+        Posterior(exact.flow, Box([0.0], [1.0]))
+    with pytest.raises(ValueError, match=r"x must be K observations, \(K, 3\).*got \(3, 4\)"):
+        posterior.sample(torch.zeros(3, 4), 10, generator=source)
+    with pytest.raises(ValueError, match="1 of 2 observations have values that are not finite"):
+        posterior.sample(torch.tensor([[0.0, 0.0, 0.0], [0.0, math.nan, 0.0]]), 10, generator=source)
+    with pytest.raises(ValueError, match="method must be auto, grid, importance, mcmc; got 'gird'"):
+        posterior.sample(exact.x, 10, method="gird", generator=source)
+    with pytest.raises(ValueError, match=r"method 'grid'.*'bins'"):
+        posterior.sample(exact.x, 10, method="grid", generator=source, bins=3)
+    with pytest.raises(ValueError, match=r"theta must end in \(2,\); got \(3, 1\)"):
+        posterior.log_prob(torch.zeros(3, 1), exact.x)
+    single = posterior.sample(exact.x[0], 10, generator=source)
+    assert single.theta.shape == (10, 1, 2)
+    assert "taken as a single one" in single.warnings[0]
+
+
+def test_truth_that_the_prior_excludes_is_named():
+    prior = Box([0.1, 0.6], [0.5, 1.0])
+    assert check_covers(prior, torch.tensor([[0.2, 0.8]]), ["Om", "s8"]) == ()
+    (said,) = check_covers(prior, torch.tensor([[0.2, 0.8], [0.7, 0.8]]), ["Om", "s8"])
+    assert "Om = 0.7 lies outside [0.1, 0.5] (1 of 2 observations)" in said
+
+
+def test_densities_broadcast_and_agree(known):
+    exact = known(2, 3)
+    posterior = Posterior(exact.flow, exact.prior)
+    theta = torch.randn(7, 1, 2, generator=generator(0, "t"), dtype=torch.float64)
+    found = posterior.log_prob(theta, exact.x)
+    assert found.shape == (7, 3)
+    expected = exact.log_posterior(theta) + exact.log_evidence
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(posterior.log_likelihood(theta, exact.x), found - exact.prior.log_prob(theta))
+
+
+class Onto(ConditionalFlow):
+    """q(x | theta) = N(theta, 1), with a parameter that has a device."""
+
+    def __init__(self) -> None:
+        super().__init__((1,), (1,))
+        self.zero = torch.nn.Parameter(torch.zeros(1))
+
+    def _to_latent(self, u, c):
+        return u - c + self.zero, u.new_zeros(len(u))
+
+    def _to_data(self, z, c):
+        return z + c - self.zero, z.new_zeros(len(z))
+
+
+class Shifted(ConditionalFlow):
+    """q(theta | x) = N(x, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__((1,), (1,))
+
+    def _to_latent(self, u, c):
+        return u - c, u.new_zeros(len(u))
+
+    def _to_data(self, z, c):
+        return z + c, z.new_zeros(len(z))
+
+
+def test_posterior_flow_is_the_posterior():
+    posterior, x = Posterior(Shifted()), torch.tensor([[0.0], [5.0]])
+    found = posterior.sample(x, L, generator=generator(0, "s"))
+    assert found.method == "direct"
+    assert found.warnings == ()
+    assert torch.equal(found.log_evidence, torch.zeros(2).double())
+    assert bool(((found.mean - x).abs() < 4.5 / math.sqrt(L)).all())
+    torch.testing.assert_close(found.log_prob, posterior.log_prob(found.theta, x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.best, x.double(), atol=0.02, rtol=0)
+    assert posterior.log_likelihood(found.theta, x) is None
+
+
+def test_leakage_of_a_posterior_flow_is_measured_and_taken_out():
+    prior, x = Box([0.0], [10.0]), torch.tensor([[0.0], [5.0], [-1.0]])
+    posterior = Posterior(Shifted(), prior, theta="event")
+    found = posterior.sample(x, L, generator=generator(0, "s"))
+    assert bool(prior.covers(found.theta).all())
+    normal = torch.distributions.Normal(0.0, 1.0)
+    inside = normal.cdf(10 - x[:, 0]) - normal.cdf(-x[:, 0])
+    # L draws were kept, so 1 / inside as many were made: a binomial error, 4.5 of it.
+    error = 4.5 * (inside * (1 - inside) * inside / L).sqrt() + 1e-6
+    assert bool(((found.diagnostics["leakage"] - (1 - inside)).abs() < error).all())
+    assert any("2 of 3 observations" in text and "outside the prior" in text for text in found.warnings)
+    # Normalised on the support: the same draws scored again, with the share that was measured.
+    torch.testing.assert_close(found.log_prob, posterior.log_prob(found.theta, x), atol=1e-5, rtol=0)
+    nodes = torch.linspace(0, 10, 2001, dtype=torch.float64)[:, None, None]
+    fresh = Posterior(Shifted(), prior, theta="event").log_prob(nodes, x).exp()
+    # Measured with 2000 draws: 4.5 relative errors of the share
+    relative = 4.5 * ((1 - inside) / 2000).sqrt() + 1e-3
+    assert bool(((torch.trapezoid(fresh, dx=0.005, dim=0) - 1).abs() < relative).all())
+    assert float(posterior.log_prob(torch.tensor([-0.1]), x[:1])) == -math.inf
+
+
+def test_posterior_flow_far_off_its_prior_is_refused():
+    posterior = Posterior(Shifted(), Box([6.0], [7.0]), theta="event")
+    with pytest.raises(ValueError, match=r"100.00% of the flow's mass lies outside the prior for observation 0"):
+        posterior.sample(torch.tensor([[0.0]]), 10, generator=generator(0, "s"))
+
+
+def test_correlated_prior_counts_in_every_coordinate(known):
+    # Data that say nothing: the posterior is the prior, correlation and all.
+    class Nothing:
+        event_shape, context_shape = torch.Size((1,)), torch.Size((2,))
+
+        def log_prob(self, x, context):
+            return torch.zeros(len(context))
+
+    prior = Gaussian([1.0, 2.0], [[1.0, 0.8], [0.8, 1.0]])
+    for method in ("grid", "mcmc"):
+        found = Posterior(Nothing(), prior).sample(torch.zeros(1, 1), L, method=method, generator=generator(0, "s"))
+        correlation = float(found.covariance[0, 0, 1] / found.std[0].prod())
+        assert abs(correlation - 0.8) < 4.5 * (1 - 0.8**2) / math.sqrt(L / 2)
+        if method == "grid":
+            assert abs(float(found.log_evidence)) < 1e-3
