@@ -37,8 +37,7 @@ def infer(
     overwrite: Overwrite = False,
 ) -> None:
     """Say what observations tell of the parameters: draws, intervals and corner plots."""
-    from flowzoo.harness.infer import infer_file
-    from flowzoo.harness.settings import read_mapping
+    from flowzoo.harness.infer import infer_file, read_prior
 
     with until_stopped():
         done = infer_file(
@@ -47,7 +46,7 @@ def infer(
             x=x,
             array=array,
             test=test,
-            prior=None if prior is None else read_mapping(prior),
+            prior=None if prior is None else read_prior(prior),
             method=method,
             n=n,
             model=model,
@@ -80,6 +79,9 @@ def calibrate(
     array: Annotated[str | None, typer.Option(help="The array of --x that holds them. [default: x]")] = None,
     n: Annotated[int, typer.Option("--n", help="Test observations at most, one of each test group.")] = 1000,
     draws: Annotated[int, typer.Option(help="Draws from the posterior of each.")] = 200,
+    reference_draws: Annotated[
+        int, typer.Option(help="Draws beside those of exact posteriors, at most, for C2ST, which is slow; 0 for none.")
+    ] = 10_000,
     method: Method = "auto",
     model: Model = None,
     seed: Seed = 0,
@@ -108,6 +110,7 @@ def calibrate(
             array=array,
             n=n,
             draws=draws,
+            reference_draws=reference_draws,
             method=method,
             model=model,
             seed=seed,

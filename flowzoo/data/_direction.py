@@ -117,7 +117,10 @@ def toward_theta(data: Data) -> Data:
 
 
 def support_map(prior: Prior) -> Bijector:
-    """The support of a prior onto the line, column by column, then standardised."""
+    """The support of a prior onto the line, column by column, then standardised.
+
+    The one end of a half-line that does not begin at 0 stays; what a flow leaks over it, ``Posterior`` draws again.
+    """
     maps: list[Bijector] = []
     for i, (low, high) in enumerate(zip(prior.low.tolist(), prior.high.tolist(), strict=True)):
         if low > float("-inf") and high < float("inf"):

@@ -50,6 +50,20 @@ def open_as_trained(name: str, options: Mapping[str, Any], bench: BenchConfig, m
     return open_sources(name, options, bench, only=fold or 0)[0]
 
 
+def check_unchanged(source: Source, path: Path, meta: Meta, cure: str) -> None:
+    """Refuse data that are not what the flow was trained on any more.
+
+    Raises:
+        ConfigError: if the data or their split changed, so that test events may have been trained on.
+    """
+    expected = meta.get("split", {}).get("hash")
+    if expected not in (None, source.splits.hash):
+        raise ConfigError(
+            f"the data or its split changed since {path} was trained ({expected}, now {source.splits.hash}), "
+            f"so its test events may have been trained on; {cure}"
+        )
+
+
 def open_to_test(
     path: Path, meta: Meta, dataset: tuple[str, dict[str, Any]] | None, options: Mapping[str, Any]
 ) -> tuple[ConditionalFlow, Source, BenchConfig]:
@@ -68,12 +82,8 @@ def open_to_test(
     bench = configs.make(BenchConfig, {**split_options(meta), **options}, "bench")
     name, chosen = dataset or dataset_of(meta, path, "give --data")
     source = open_as_trained(name, chosen, bench, meta)
-    expected = None if dataset is not None else meta.get("split", {}).get("hash")
-    if expected not in (None, source.splits.hash):
-        raise ConfigError(
-            f"the data or its split changed since {path} was trained ({expected}, now {source.splits.hash}), "
-            "so its test events may have been trained on; name the data with --data to evaluate all the same"
-        )
+    if dataset is None:
+        check_unchanged(source, path, meta, "name the data with --data to evaluate all the same")
     flow = checkpoint.load(path, device=source.splits.train.x.device)
     shapes = source.splits.data.event_shape, source.splits.data.context_shape
     if shapes != (flow.event_shape, flow.context_shape):

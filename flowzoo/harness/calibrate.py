@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from flowzoo import __version__, checkpoint
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
@@ -20,10 +22,13 @@ from flowzoo.harness.plan import BenchConfig, Source
 from flowzoo.harness.posteriors import Observed, local_tests
 from flowzoo.harness.run import cpu_threads, labels_of
 from flowzoo.metrics import Column, Evaluation, columns
-from flowzoo.record import Record
+from flowzoo.record import Record, one_line
 from flowzoo.registry import METRICS
 from flowzoo.report import Cell, word, write_figures
 from flowzoo.storage import write_atomic
+
+FEWEST = 3  # draws of each posterior, of which L-C2ST makes its pairs
+FEWEST_PAIRS = 20  # observations, below which no test is taken
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ def calibrate_flow(
     array: str | None = None,
     n: int = 1000,
     draws: int = 200,
+    reference_draws: int = 10_000,
     method: str = "auto",
     model: str | None = None,
     seed: int = 0,
@@ -75,6 +81,7 @@ def calibrate_flow(
         array: the array in it.
         n: test observations at most, one of each test group.
         draws: from the posterior of each.
+        reference_draws: from each posterior whose exact one is known, at most; 0 for none, which saves C2ST.
         method: auto, grid, importance or mcmc.
         model: of a directory, the flow of this model.
         seed: of the draws.
@@ -84,22 +91,39 @@ def calibrate_flow(
     Raises:
         ConfigError: in one line, if the data have no prior, or changed since the training.
     """
+    if n < 1 or draws < FEWEST or threads < 1:
+        raise ConfigError(
+            f"--n and --threads must be at least 1 and --draws at least {FEWEST}; got {n}, {threads} and {draws}"
+        )
+    if array is not None and x is None:
+        raise ConfigError(f"--array {array} names an array of --x FILE; give that too")
     path, note = find_flow(run, model)
     meta = checkpoint.read_meta(path)
-    options = {"posteriors": n, "posterior_draws": draws, "posterior_method": method}
+    options: dict[str, Any] = {"posteriors": n, "posterior_draws": draws, "posterior_method": method}
+    options["reference_draws"] = reference_draws
     flow, source, bench = open_to_test(path, meta, dataset, {**options, "device": device, "threads": threads})
     name = source.name
     asked = source.observed(bench)
     if isinstance(asked, str):
         raise ConfigError(f"{name}: {asked}")
+    if len(asked.rows) < FEWEST_PAIRS:
+        raise ConfigError(
+            f"{name}: calibration needs {FEWEST_PAIRS} test observations at least; got {len(asked.rows)}; raise --n, "
+            "or take data with more test groups"
+        )
+    given = None if x is None else _given(x, array, asked, source)  # before the long part, for what is wrong in it
     make_writable(out)
     with cpu_threads(threads):
         found = evaluate_flow(flow, source, seed, bench, draws=("posteriors",))
-        local = _local(flow, found.evaluation, asked, source, bench, seed, x, array)
+        try:
+            local, why = _local(flow, found.evaluation, asked, source, bench, seed, given), ""
+        except ValueError as error:  # too few pairs to learn from
+            local, why = [], one_line(error)
     own = [m for m in map(METRICS.get, METRICS.names()) if {"posteriors", "references"}.intersection(m.needs)]
     wanted = [column.name for metric in own for column in metric.columns]
     metrics = {k: found.metrics[k] for k in wanted if k in found.metrics}
     missing = {k: found.missing[k] for k in wanted if k in found.missing}
+    missing |= {"lc2st": why} if why else {}
     if not metrics:
         raise ConfigError(f"{path}: {missing['calibration_p']}")
     label = note or f"{meta['flow']['model']} from {path.name}"
@@ -113,8 +137,16 @@ def calibrate_flow(
         "missing": missing,
         "notes": found.notes,
     }
-    write_atomic(out / "calibration.json", json.dumps(about, indent=1).encode())
+    write_atomic(out / "calibration.json", json.dumps(about, indent=1, allow_nan=False).encode())
     return Calibration(metrics, local, missing, found.notes, [out / "calibration.json", *pictures], label)
+
+
+def _given(file: Path, array: str | None, asked: Observed, source: Source) -> Tensor:
+    """The observations of a file."""
+    data = source.splits.data
+    names = (data.names, data.context_names)[:: 1 if data.theta == "context" else -1]
+    x = read_observations(file, asked.x.shape[1:], names[0], names[1], array)[0]
+    return x + (data.levels.step / 2 if data.theta == "context" and data.levels is not None else 0.0)
 
 
 def _local(
@@ -124,16 +156,13 @@ def _local(
     source: Source,
     bench: BenchConfig,
     seed: int,
-    file: Path | None,
-    array: str | None,
+    given: Tensor | None,
 ) -> list[tuple[float, float]]:
     """p and statistic of L-C2ST at each observation of a file, or of the references."""
     posteriors = evaluation.posteriors if evaluation is not None else None
     data, known = source.splits.data, source.references(bench)
-    if file is not None:
-        names = (data.names, data.context_names)[:: 1 if data.theta == "context" else -1]
-        x = read_observations(file, asked.x.shape[1:], names[0], names[1], array)[0]
-        x = x + (data.levels.step / 2 if data.theta == "context" and data.levels is not None else 0.0)
+    if given is not None:
+        x = given
     elif not isinstance(known, str):
         x = known.x
     else:

@@ -72,7 +72,8 @@ class BenchConfig:
         cloud_groups: test groups of many events for which point statistics are taken, of vectors.
         cloud_points: events in each half of such a group, and as many draws.
         posteriors: test observations, one of each test group, whose posteriors are drawn for calibration, where the
-            dataset has a prior; 0 for none.
+            dataset has a prior; 0 for none. By default 200, or 50 where they take Markov chains, which are slow:
+            likelihoods of more than three parameters.
         posterior_draws: draws from each.
         posterior_method: how posteriors are drawn from a likelihood: grid (up to three parameters), importance, mcmc,
             or auto.
@@ -97,7 +98,7 @@ class BenchConfig:
     ensemble_draws: int = 500
     cloud_groups: int = 16
     cloud_points: int = 500
-    posteriors: int = 200
+    posteriors: int | None = None
     posterior_draws: int = 200
     posterior_method: Literal["auto", "grid", "importance", "mcmc"] = "auto"
     reference_draws: int = 10_000
@@ -115,8 +116,9 @@ class BenchConfig:
         counts = {"draws": 1, "ensemble_contexts": 1, "ensemble_draws": 2, "cloud_groups": 1, "cloud_points": LEAST}
         counts |= {"posteriors": 0, "posterior_draws": 1, "reference_draws": 0}
         for name, least in counts.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}")
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,13 @@ class Source:
 
     def observed(self, bench: BenchConfig) -> Observed | str:
         """Test observations whose posteriors are drawn, the same for all models; or why there are none."""
-        key = ("observed", bench.posteriors)
+        data, count = self.splits.data, bench.posteriors
+        if count is None:
+            chains = data.theta == "context" and data.prior is not None and data.prior.dim > 3
+            count = 50 if chains else 200
+        key = ("observed", count)
         if key not in self.known:
-            self.known[key] = observed(self.splits, bench.posteriors)
+            self.known[key] = observed(self.splits, count)
         found: Observed | str = self.known[key]
         return found
 

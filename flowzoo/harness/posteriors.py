@@ -156,7 +156,8 @@ def draw_references(
 ) -> tuple[ReferenceDraws, Inferred]:
     """As many draws of the flow's posterior as there are of the exact one, or fewer of both if asked."""
     count = min(bench.reference_draws, known.theta.shape[1])
-    device = next(flow.parameters(), torch.empty(0)).device
+    # A flow in closed form has buffers and no parameters.
+    device = next((t for t in flow.state_dict().values() if t.is_floating_point()), torch.empty(0)).device
     posterior = Posterior(flow, data.prior, theta=data.theta)
     source = generator(seed, "references")
     x = known.x.to(device)

@@ -170,9 +170,7 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
             "context_units": list(splits.data.context_units),
             "notes": list(splits.data.notes),
         },
-        inference=None
-        if splits.data.prior is None
-        else {"theta": splits.data.theta, "prior": splits.data.prior.describe()},
+        inference=_inference(splits.data),
         fit={"status": result.status, "reason": result.reason, "history": result.history},
     )
 

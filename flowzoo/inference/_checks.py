@@ -35,13 +35,15 @@ def check_covers(prior: Prior, truth: Tensor, names: Sequence[str] | None = None
         raise ValueError(f"truth must be (N, {prior.dim}), as the prior has it; got {tuple(truth.shape)}")
     names = [f"theta{d + 1}" for d in range(prior.dim)] if names is None else names
     said = []
+    low, high = prior.bounds(truth.device)
+    outside = ~((truth >= low) & (truth <= high))
     for d, name in enumerate(names):
-        low, high = prior.low[d].to(truth), prior.high[d].to(truth)
-        lost = ~((truth[:, d] >= low) & (truth[:, d] <= high))
+        lost = outside[:, d]
         if bool(lost.any()):
+            ends = f"[{float(prior.low[d]):.6g}, {float(prior.high[d]):.6g}]"
             said.append(
-                f"the prior does not cover the truth: {name} = {float(truth[lost, d][0]):.6g} lies outside "
-                f"[{float(low):.6g}, {float(high):.6g}] ({of_observations(lost)}); widen the prior of {name}"
+                f"the prior does not cover the truth: {name} = {float(truth[lost, d][0]):.6g} lies outside {ends} "
+                f"({of_observations(lost)}); widen the prior of {name}"
             )
     return tuple(said)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from flowzoo.inference.priors import Prior
 
 TAIL = 7.0  # standard deviations of the prior; 1 - Phi(7) = 1.3e-12 has four digits left in float64
+FAR = 6.0  # beyond which 1e-9 of a prior lies
 WALKS = 8.0  # where the walkers' line ends: 1 - Phi(8) = 6.7e-16 is the last that is not 1
 
 
@@ -39,11 +40,12 @@ class Coordinates:
         v = torch.minimum(torch.maximum(v, self.low.to(v)), self.high.to(v))
         return self.prior.from_unit(torch.where(self.normal.to(v.device), torch.special.ndtr(v), v))
 
-    def of(self, theta: Tensor) -> Tensor:
-        """The inverse of ``theta``, within the bounds."""
-        u = self.prior.to_unit(theta.double())
-        v = torch.where(self.normal.to(u.device), torch.special.ndtri(u), u)
-        return torch.minimum(torch.maximum(v, self.low.to(v)), self.high.to(v))
+    def conflicts(self, v: Tensor) -> Tensor:
+        """Of draws ``(L, K, D)``, whether over 1 % lie where an unbounded prior has next to no mass: ``(K,)``."""
+        # An end that is finite is no tail: a posterior may well stand there.
+        up, down = (~end.isfinite().to(v.device) for end in (self.prior.high, self.prior.low))
+        far = ((v > FAR) & up) | ((v < -FAR) & down)
+        return far.any(-1).double().mean(0) > 0.01
 
     def log_prior(self, v: Tensor, theta: Tensor) -> Tensor:
         """The log-density of the prior in v, ``(...)``; minus infinity outside the bounds."""

@@ -19,7 +19,7 @@ FIRST = {1: 8, 2: 3, 3: 2}  # tiles along each axis at the start: 33, 13 x 13, 9
 TOLERANCE = 0.01  # of the total variation
 MOST = {1: 2000, 2: 20_000, 3: 100_000}  # evaluations for one observation
 RESOLVED = 2.0  # nats between neighbouring nodes below which a first tile need not be halved unseen
-SCOUTS = {1: 64, 2: 256, 3: 512}  # evaluations beside the first grid
+SCOUTS = {1: 64, 2: 128, 3: 512}  # evaluations beside the first grid
 GROUP = 2**22  # evaluations, at most, of the observations that are refined together
 
 

@@ -78,6 +78,11 @@ def importance(
     extra = torch.zeros(theta.shape[:2], dtype=torch.float64, device=theta.device)
     if proposal is not None:
         extra = prior.log_prob(theta) - density(theta).to(extra)
+        if lost := int((extra.isnan() | extra.isposinf()).sum()):
+            raise ValueError(
+                f"the proposal's log_prob is not finite at {lost} of {extra.numel()} of its own draws; it must be the "
+                "density that they are drawn from"
+            )
     likelihood = torch.empty(size, observations, dtype=torch.float64, device=theta.device)
     for rows in torch.arange(observations, device=theta.device).split(max(1, ROOM // size)):
         some = theta.expand(-1, observations, -1)[:, rows].transpose(0, 1)

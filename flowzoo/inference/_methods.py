@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowzoo.inference._coordinates import Coordinates
+from flowzoo.inference._coordinates import FAR, Coordinates
 from flowzoo.inference._grid import TOLERANCE, grid
 from flowzoo.inference._importance import importance
 from flowzoo.inference._inferred import of_observations
@@ -95,4 +95,11 @@ def _back(coordinates: Coordinates, v: Tensor, height: Tensor, integral: Tensor 
     """Draws and their log-density, from coordinates to parameters."""
     theta = coordinates.theta(v)
     log_prob = height - coordinates.log_prior(v, theta) + coordinates.prior.log_prob(theta)
-    return Found(theta, log_prob if integral is None else log_prob - integral, integral, {})
+    found = Found(theta, log_prob if integral is None else log_prob - integral, integral, {})
+    far = coordinates.conflicts(v)
+    if bool(far.any()):
+        found.warnings.append(
+            f"the prior all but excludes the posterior of {of_observations(far)}: it reaches beyond {FAR:g} standard "
+            f"deviations of the prior, and is cut at {float(coordinates.high.max()):g}; widen the prior"
+        )
+    return found

@@ -84,7 +84,9 @@ class Posterior:
         if self.theta == "context":
             assert self.prior is not None
             found = self._scores(theta, x)
-            return found + self.prior.log_prob(theta.double()).to(found.device)
+            prior = self.prior.log_prob(theta.double()).to(found.device)
+            # A flow may be NaN at parameters that cannot be.
+            return torch.where(prior.isneginf(), prior, found + prior)
         found = self._scores(theta, x)
         if self.prior is None:
             return found
@@ -222,22 +224,27 @@ class Posterior:
             return "grid" if self.dim <= 3 else "mcmc"
         return method
 
-    def _posterior_density(self, scorer: Scorer) -> Callable[..., Tensor]:
-        """``(K, M, D)`` to ``(K, M)``: log q plus, where there is one, the log prior."""
+    def _posterior_density(self, scorer: Scorer, possible_theta: Tensor) -> Callable[[Tensor], Tensor]:
+        """``(K, M, D)`` to ``(K, M)``: log q plus, where there is one, the log prior; ``(K, D)`` in its support."""
 
-        def density(theta: Tensor, rows: Tensor | None = None) -> Tensor:
+        def density(theta: Tensor) -> Tensor:
             if self.prior is None:
-                return scorer(theta, rows)
-            known = self.theta == "context" and self.prior.has_density
-            prior = self.prior.log_prob(theta) if known else 0.0
-            return torch.where(self.prior.covers(theta), scorer(theta, rows) + prior, -torch.inf)
+                return scorer(theta)
+            prior = theta.new_zeros(theta.shape[:-1])
+            if self.theta == "context" and self.prior.has_density:
+                prior = self.prior.log_prob(theta)
+            possible = self.prior.covers(theta) & prior.isfinite()
+            # At parameters that cannot be the flow is not asked: of the logarithm of 0 it would be NaN, and that said.
+            asked = theta.where(possible[..., None], possible_theta[:, None])
+            return torch.where(possible, scorer(asked) + prior, -torch.inf)
 
         return density
 
     def _best(self, scorer: Scorer, found: Found, generator: torch.Generator) -> Tensor:
         line = torch.full((self.dim,), math.inf, dtype=torch.float64)
         low, high = (-line, line) if self.prior is None else (self.prior.low, self.prior.high)
-        return climb(self._posterior_density(scorer), found.theta, found.log_prob, low, high, generator)
+        density = self._posterior_density(scorer, found.theta[0])
+        return climb(density, found.theta, found.log_prob, low, high, generator)
 
     def _drawn(self, x: Tensor, count: int, generator: torch.Generator) -> Found:
         """Draws of a posterior flow."""

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ROUNDED = 2.0**-23  # relative; of a float32 number, which parameters come as
+
 
 class Prior:
     """A density of D parameters.
@@ -57,9 +59,15 @@ class Prior:
         """Plain JSON values that ``from_description`` makes the same prior of."""
         raise NotImplementedError
 
+    def bounds(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """The ends of the support, ``(D,)`` each, as far out as float32 may round them: 0.3 to 0.30000001."""
+        low, high = self.low.to(device), self.high.to(device)
+        return low - ROUNDED * low.abs(), high + ROUNDED * high.abs()
+
     def covers(self, theta: Tensor) -> Tensor:
-        """Whether each of ``(..., D)`` lies in the bounds of the support: ``(...)`` booleans."""
-        return ((theta >= self.low.to(theta)) & (theta <= self.high.to(theta))).all(-1)
+        """Whether each of ``(..., D)`` lies in the ``bounds`` of the support: ``(...)`` booleans."""
+        (low, high), value = self.bounds(theta.device), theta.double()
+        return ((value >= low) & (value <= high)).all(-1)
 
     def _check(self, theta: Tensor) -> Tensor:
         if theta.ndim < 1 or theta.shape[-1] != self.dim:
@@ -83,7 +91,6 @@ class Box(Prior):
         """See ``Prior``."""
         self._check(theta)
         volume = (self.high - self.low).log().sum().to(theta)
-        # In the precision of theta: a float32 draw next to a bound may lie outside of its float64 value.
         return torch.where(self.covers(theta), -volume, -math.inf)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:

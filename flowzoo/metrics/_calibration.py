@@ -14,6 +14,7 @@ from flowzoo.seeding import generator
 LEAST = 20  # observations, below which no test says anything
 BINS = 10  # of chi-square, with 5 expected in each at least
 GOOD_P, BAD_P = 0.05, 0.001  # the marks of every column of p
+BLUR = 1e-3  # nats, of log densities that are ranked
 
 
 def usable(evaluation: Evaluation) -> Posteriors:
@@ -66,6 +67,27 @@ def randomised_pit(draws: Tensor, truth: Tensor, source: torch.Generator) -> Ten
     below, same = (draws < truth).sum(0), (draws == truth).sum(0)
     u = torch.rand(truth.shape, dtype=torch.float64, generator=source, device=source.device).to(truth.device)
     return (below + (1 + same) * u) / (len(draws) + 1)
+
+
+def density_pit(scores: Tensor, truth: Tensor, source: torch.Generator) -> Tensor:
+    """``randomised_pit`` of log densities, draws and truth alike blurred by a thousandth of a nat.
+
+    The truth's is not computed as those of draws are, which a method interpolates or a flow has from its inverse. Where
+    the density does not depend on theta, rounding would rank them, always to one side. The same noise on all of them
+    leaves u exactly uniform.
+
+    Args:
+        scores: ``(L, N)``.
+        truth: ``(N,)``.
+        source: of the noise, and of U.
+
+    Returns:
+        ``(N,)`` in float64.
+    """
+    both = torch.cat([scores.double(), truth.double()[None]])
+    noise = BLUR * torch.rand(both.shape, dtype=torch.float64, generator=source, device=source.device)
+    blurred = both + noise.to(both.device)
+    return randomised_pit(blurred[:-1], blurred[-1], source)
 
 
 def ks_p(u: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from flowzoo.metrics._calibration import (
     GOOD_P,
     bootstrap_band,
     chi2_p,
+    density_pit,
     ks_p,
-    randomised_pit,
     stream,
     uniform_p,
     usable,
@@ -88,7 +88,7 @@ def credibility(posteriors: Posteriors, source: torch.Generator) -> Tensor:
         posteriors: with log q of draws and truths.
         source: of the randomisation.
     """
-    return randomised_pit(-posteriors.log_prob, -posteriors.truth_log_prob, source)
+    return density_pit(-posteriors.log_prob, -posteriors.truth_log_prob, source)
 
 
 def coverage_error(alpha: Tensor) -> tuple[float, float]:

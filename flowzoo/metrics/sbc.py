@@ -8,7 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.metrics._calibration import BAD_P, GOOD_P, chi2_p, holm, ks_p, randomised_pit, stream, uniform_p, usable
+from flowzoo.metrics._calibration import (
+    BAD_P,
+    GOOD_P,
+    chi2_p,
+    density_pit,
+    holm,
+    ks_p,
+    randomised_pit,
+    stream,
+    uniform_p,
+    usable,
+)
 from flowzoo.metrics._metric import Column, Evaluation, Posteriors
 from flowzoo.registry import METRICS
 
@@ -69,5 +80,5 @@ def sbc(posteriors: Posteriors, source: torch.Generator) -> Tensor:
     found = randomised_pit(posteriors.draws, posteriors.truth, source)
     if posteriors.log_likelihood is None or posteriors.truth_log_likelihood is None:
         return found
-    likelihood = randomised_pit(posteriors.log_likelihood, posteriors.truth_log_likelihood, source)
+    likelihood = density_pit(posteriors.log_likelihood, posteriors.truth_log_likelihood, source)
     return torch.cat([found, likelihood[:, None]], 1)

@@ -123,7 +123,8 @@ def sides(draws: Tensor, truth: Tensor) -> Tensor:
     spread = draws.std(0)
 
     def before(each: Tensor) -> Tensor:
-        return each.cumsum(-2) - each
+        # Not the sum less its own: what rounding leaves of that would know the sign of a truth.
+        return torch.cat([torch.zeros_like(each[..., :1, :]), each[..., :-1, :].cumsum(-2)], -2)
 
     # Spreads only weigh the parameters, so the sum does as well as the mean.
     width = before(spread)

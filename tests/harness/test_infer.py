@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from flowzoo import cli
+from flowzoo import checkpoint, cli
 from flowzoo.config import ConfigError
 from flowzoo.harness.calibrate import calibrate_flow
-from flowzoo.harness.infer import infer_file
+from flowzoo.harness.infer import _of_test, infer_file, read_prior
 from flowzoo.harness.single import fit_one
 
 LINEAR = {"num_events": 2000, "context_dim": 2, "dim": 3}
@@ -60,13 +60,111 @@ def test_refused(flow: Path, tmp_path: Path):
         infer_file(flow, tmp_path / "a", x=tmp_path / "x.npy")
     with pytest.raises(ConfigError, match="--x FILE, or --test K"):
         infer_file(flow, tmp_path / "a")
-    with pytest.raises(ConfigError, match="the prior has 1 parameters"):
-        infer_file(flow, tmp_path / "a", test=1, prior={"a": "uniform(0, 1)"})
-    with pytest.raises(ConfigError, match="no continuous distribution 'gauss'"):
-        infer_file(flow, tmp_path / "a", test=1, prior={"a": "gauss(0, 1)", "b": "norm(0, 1)"})
+    with pytest.raises(ConfigError, match="--array maps names an array of --x"):
+        infer_file(flow, tmp_path / "a", test=1, array="maps")
+    with pytest.raises(ConfigError, match="--n and --threads must be at least 1"):
+        infer_file(flow, tmp_path / "a", test=1, threads=0)
+    assert not (tmp_path / "a").exists(), "no folder for what was refused"
     infer_file(flow, tmp_path / "b", test=1, n=10)
     with pytest.raises(ConfigError, match=r"samples\.npz exists; give another --out, or --overwrite"):
         infer_file(flow, tmp_path / "b", test=1, n=10)
+
+
+NORMAL = "norm(0, 1)"
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ({"theta1": "uniform(0, 1)"}, "a text for each of the parameters theta1, theta2; it has theta1"),
+        ({"a": NORMAL, "b": NORMAL}, "a text for each of the parameters theta1, theta2; it has a, b"),
+        ({}, "it has none"),
+        ({"kind": "box", "low": [0], "high": [1]}, "the prior has 1 parameters"),
+        ({"theta1": "gauss(0, 1)", "theta2": NORMAL}, "no continuous distribution 'gauss'"),
+        ({"theta1": {"kind": "box"}, "theta2": NORMAL}, "'theta1' must be text such as"),
+        ({"kind": {"a": "b"}}, "kind must be a word such as box"),
+        ({"kind": "product", "marginals": 5}, "expected a text for each parameter; got 5"),
+        ({"kind": "box", "low": [0, 0], "high": [1, "x"]}, "expected numbers; got 'x'"),
+        ({"theta1": "uniform(nan, 1)", "theta2": NORMAL}, "the median of each parameter must be finite"),
+        ({"theta1": "uniform(0, inf)", "theta2": NORMAL}, "the median of each parameter must be finite"),
+    ],
+)
+def test_priors_that_are_none(flow: Path, tmp_path: Path, prior: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        infer_file(flow, tmp_path / "a", test=1, prior=prior)
+
+
+def test_prior_is_matched_by_name_and_not_by_place(flow: Path, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
+    for prior in (
+        {"theta2": "uniform(1, 2)", "theta1": "uniform(-2, -1)"},
+        {"kind": "product", "marginals": {"theta2": "uniform(1, 2)", "theta1": "uniform(-2, -1)"}},
+    ):
+        theta = infer_file(flow, tmp_path, x=tmp_path / "x.npy", n=50, prior=prior, overwrite=True).found.theta
+        assert bool((theta[..., 0] <= -1).all())
+        assert bool((theta[..., 1] >= 1).all())
+
+
+def test_prior_files(tmp_path: Path):
+    file = tmp_path / "prior.yaml"
+    # YAML cuts at the comma within the brackets, and two keys are "1)" then.
+    file.write_text("{theta1: uniform(-1, 1),\n theta2: uniform(0, 1)}\n")
+    assert read_prior(file) == {"theta1": "uniform(-1, 1)", "theta2": "uniform(0, 1)"}
+    file.write_text("a: [1,\n")
+    with pytest.raises(ConfigError, match=r"prior\.yaml:2"):
+        read_prior(file)
+
+
+def test_numbers_that_yaml_takes_for_text(flow: Path, tmp_path: Path):
+    (tmp_path / "prior.yaml").write_text("kind: gaussian\nmean: [0, 0]\ncovariance: [1e-4, 1e-4]\n")
+    prior = read_prior(tmp_path / "prior.yaml")
+    assert prior["covariance"] == ["1e-4", "1e-4"]
+    done = infer_file(flow, tmp_path / "a", test=1, n=2000, prior=prior)
+    assert torch.allclose(done.found.std, torch.full((1, 2), 0.01, dtype=torch.float64), rtol=0.1)
+
+
+def test_a_single_draw_has_no_picture_and_no_spread(flow: Path, tmp_path: Path):
+    infer_file(flow, tmp_path, test=3, n=10)
+    done = infer_file(flow, tmp_path, test=1, n=1, overwrite=True)
+    assert {file.name for file in tmp_path.iterdir()} == {"samples.npz", "summary.json"}, "nor those of the last call"
+    assert {file.name for file in done.files} == {"samples.npz", "summary.json"}
+
+    def no_constant(text: str) -> None:
+        raise AssertionError(text)
+
+    found = json.loads((tmp_path / "summary.json").read_text(), parse_constant=no_constant)
+    assert found["observations"][0]["parameters"]["theta1"]["sd"] is None
+
+
+def test_same_seed_same_draws(flow: Path, tmp_path: Path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        infer_file(flow, tmp_path / name, test=2, n=50, seed=seed)
+    first, again, other = (np.load(tmp_path / name / "samples.npz")["theta"] for name in "abc")
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert (tmp_path / "a/summary.json").read_text() == (tmp_path / "b/summary.json").read_text()
+
+
+def test_fewer_test_groups_than_asked_for(flow: Path, tmp_path: Path):
+    done = infer_file(flow, tmp_path, test=9999, n=2)
+    count = done.found.theta.shape[1]
+    assert any(f"the test part has {count} groups" in text for text in done.warnings)
+
+
+def test_as_many_test_observations_as_asked_for_of_many_parameters(plan: Callable, tmp_path: Path):
+    path = tmp_path / "many.safetensors"
+    options = {**LINEAR, "context_dim": 4}
+    fit_one(plan(["gaussian"], data="linear_gaussian", options=options, train={"steps": 0})[0], path)
+    x, theta = _of_test(checkpoint.read_meta(path), path, 8, "cpu")
+    assert (x.shape, theta.shape) == ((8, 3), (8, 4))
+
+
+def test_test_observations_of_data_that_changed(flow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    meta = checkpoint.read_meta(flow)
+    changed = {**meta, "split": {**meta["split"], "hash": "another"}}
+    monkeypatch.setattr(checkpoint, "read_meta", lambda path: changed)
+    with pytest.raises(ConfigError, match="may have been trained on; give observations with --x"):
+        infer_file(flow, tmp_path, test=1, n=10)
 
 
 def test_truth_outside_the_prior_is_named(flow: Path, tmp_path: Path):
@@ -84,12 +182,37 @@ def test_context_that_is_no_parameter_needs_a_prior(plan: Callable, tmp_path: Pa
 
 
 def test_calibration_of_a_flow_that_is_right(flow: Path, tmp_path: Path):
-    done = calibrate_flow(flow, tmp_path, n=400, draws=100)
+    done = calibrate_flow(flow, tmp_path, n=400, draws=100, reference_draws=0)
     found = json.loads((tmp_path / "calibration.json").read_text())
     assert found["columns"]["calibration_p"]["word"] in ("good", "doubtful")
     assert done.metrics["calibration_p"] == found["columns"]["calibration_p"]["value"]
     assert found["columns"]["calibration_p"]["good"] == 0.05
     assert any(path.suffix == ".png" for path in done.files)
+
+
+def test_calibrate_refuses_before_the_long_part(flow: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="--draws at least 3; got 100, 1 and 1"):
+        calibrate_flow(flow, tmp_path / "a", n=100, draws=1)
+    np.save(tmp_path / "x.npy", np.zeros((2, 5), np.float32))
+    with pytest.raises(ConfigError, match=r"takes observations \(3,\)"):
+        calibrate_flow(flow, tmp_path / "a", x=tmp_path / "x.npy")
+    with pytest.raises(ConfigError, match="--array maps names an array"):
+        calibrate_flow(flow, tmp_path / "a", array="maps")
+    assert not (tmp_path / "a").exists()
+
+
+def test_too_few_observations_to_calibrate(flow: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="calibration needs 20 test observations at least; got 10; raise --n"):
+        calibrate_flow(flow, tmp_path / "a", n=10, draws=20)
+
+
+@pytest.mark.slow
+def test_an_observation_without_a_posterior_costs_nothing_else(flow: Path, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.full(3, 1e30, np.float32))  # whose square is beyond float32
+    done = calibrate_flow(flow, tmp_path / "a", x=tmp_path / "x.npy", n=25, draws=20, reference_draws=0)
+    assert "calibration_p" in done.metrics
+    assert done.local == []
+    assert "the posterior is zero at every node" in done.missing["lc2st"]
 
 
 def test_calibrate_needs_a_prior(plan: Callable, tmp_path: Path):
@@ -113,7 +236,9 @@ def test_command_lines(flow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (status, err) == (0, "")
     assert "gaussian from gaussian.safetensors; grid" in out
     assert "theta2" in out
-    status, out, err = run("calibrate", flow, "--n", 100, "--draws", 50, "--out", tmp_path / "c")
+    status, out, err = run(
+        "calibrate", flow, "--n", 100, "--draws", 50, "--reference-draws", 0, "--out", tmp_path / "c"
+    )
     assert (status, err) == (0, "")
     assert "calibration_p" in out
     status, out, err = run("infer", tmp_path / "none.safetensors", "--test", 2, "--out", tmp_path / "i")

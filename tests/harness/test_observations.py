@@ -45,6 +45,11 @@ def test_array_by_name_and_array_of_truths(tmp_path: Path):
     [
         ({"x": np.ones((5, 3))}, r"takes observations \(2,\).*columns u, g; 'x' is \(5, 3\)"),
         ({"x": np.array([[1.0, np.nan]])}, "1 of 1 observations hold a value that is not finite"),
+        ({"x": np.ones((0, 2))}, "no observations: 0 rows"),
+        ({"x": np.array([["a", "b"]])}, "'x' must hold real numbers; it holds <U1"),
+        ({"x": np.ones((1, 2), complex)}, "'x' must hold real numbers; it holds complex128"),
+        ({"x": np.array([[1e300, 0.0]])}, "1 of 1 observations hold a value that is not finite"),
+        ({"a": np.ones((1, 2)), "b": np.ones((1, 2))}, "of a, b none is called x or .* with --array"),
         ({"x": np.ones((1, 2)), "theta": np.array([[np.inf, 1.0]])}, "1 of 1 true parameters hold"),
     ],
 )
@@ -52,6 +57,35 @@ def test_refused(tmp_path: Path, arrays: dict, message: str):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ConfigError, match=message):
         read_observations(tmp_path / "a.npz", (2,), NAMES, PARAMETERS)
+
+
+def test_a_column_as_long_as_an_observation_is_none(tmp_path: Path):
+    # Two rows and two columns: neither column is one observation of two numbers.
+    table = pd.DataFrame({"x": [1.0, 2], "b": [3.0, 4]})
+    table.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(ConfigError, match="expected the columns u, g; it has x, b"):
+        read_observations(tmp_path / "a.csv", (2,), NAMES, PARAMETERS)
+    unnamed, _ = read_observations(tmp_path / "a.csv", (2,), (), PARAMETERS)
+    assert torch.equal(unnamed, torch.tensor([[1.0, 3.0], [2.0, 4.0]]))
+    with pytest.raises(ConfigError, match=r"images come as \.npy"):
+        read_observations(tmp_path / "a.csv", (1, 2, 2), (), PARAMETERS)
+
+
+@pytest.mark.parametrize("content", ["", "x\n"])
+def test_tables_without_rows(tmp_path: Path, content: str):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ConfigError, match=r"a\.csv"):
+        read_observations(tmp_path / "a.csv", (1,), ("x",), PARAMETERS)
+    with pytest.raises(ConfigError, match="unknown ending"):
+        read_observations(tmp_path, (1,), ("x",), PARAMETERS)
+
+
+def test_truth_of_a_single_observation_is_a_vector(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(2), theta=np.array([0.3, 0.8]))
+    x, truth = read_observations(tmp_path / "a.npz", (2,), NAMES, PARAMETERS)
+    assert x.shape == (1, 2)
+    assert truth is not None
+    assert torch.equal(truth, torch.tensor([[0.3, 0.8]]))
 
 
 def test_no_such_array_or_file(tmp_path: Path):

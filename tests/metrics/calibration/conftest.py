@@ -58,8 +58,6 @@ def posteriors(count=500, draws=100, *, scale=1.0, shift=0.0, returns_prior=Fals
         return -white.square().sum(-2) / 2 - root.diagonal().log().sum() - D / 2 * math.log(2 * math.pi)
 
     def log_likelihood(t):
-        if returns_prior and implied:
-            return torch.zeros_like(t[..., 0])  # exactly: a difference that should vanish would rank its rounding
         if implied:
             return log_q(t) + t.square().sum(-1) / 2
         return simulated(t, x)
@@ -118,13 +116,14 @@ def gaussian():
 
 @pytest.fixture(scope="session")
 def of_exact():
-    """p-values of 2,000 repetitions of 200 exact posteriors, by column: ``(2000,)`` each."""
-    repetitions, count, at_once = 2000, 200, 100
+    """p-values of 2,000 repetitions of 150 exact posteriors, by column: ``(2000,)`` each."""
+    # Up to 140 scipy takes twenty times as long for a p of Kolmogorov and Smirnov.
+    repetitions, count, at_once = 2000, 150, 200
     source = generator(0, "sizes")
-    known_theta, known_x = simulate(2000, source)
+    known_theta, known_x = simulate(500, source)
     found = {"sbc_p": [], "hpd_p": [], "tarp_p": [], "calibration_p": []}
     for seed in range(repetitions // at_once):
-        many = posteriors(at_once * count, 50, seed=seed)
+        many = posteriors(at_once * count, 25, seed=seed)
         ranks = sbc(many, source).reshape(at_once, count, D + 1)
         alpha = credibility(many, source).reshape(at_once, count)
         draws, truth = to_unit(many.draws), to_unit(many.truth)
@@ -144,11 +143,11 @@ def of_exact():
 
 @pytest.fixture(scope="session")
 def of_faults():
-    """p-values of 100 repetitions of 500 posteriors with each fault, by fault and column: ``(100,)`` each."""
+    """p-values of 25 repetitions of 500 posteriors with each fault, by fault and column: ``(25,)`` each."""
     found = {}
     for fault, options in FAULTS.items():
         columns = {"sbc_p": [], "hpd_p": [], "tarp_p": []}
-        for seed in range(100):
+        for seed in range(25):
             some, source = posteriors(500, 50, **options, seed=seed), generator(seed, "powers")
             columns["sbc_p"].append(holm(uniform_p(sbc(some, source).T)).min())
             columns["hpd_p"].append(uniform_p(credibility(some, source)))

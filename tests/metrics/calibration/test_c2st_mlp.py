@@ -26,7 +26,7 @@ def test_shift_is_seen_nearly_as_well_as_the_best_classifier_could():
 
 
 def test_units_are_those_of_the_reference():
-    a, b = normal(100, 2, name="a"), 1.5 * normal(100, 2, name="b")
+    a, b = normal(60, 2, name="a"), 3 + 1.5 * normal(60, 2, name="b")
     scale, shift = torch.tensor([1e-3, 1e3]), torch.tensor([5.0, -1e4])
     assert accuracy_mlp(a * scale + shift, b * scale + shift) == pytest.approx(accuracy_mlp(a, b), abs=0.02)
 
@@ -42,7 +42,7 @@ def test_what_cannot_be_classified_is_refused():
 
 
 def test_columns_are_the_mean_over_observations_and_what_was_published(gaussian):
-    drawn, reference = normal(2, 60, 2, name="drawn"), normal(2, 60, 2, name="reference")
+    drawn, reference = normal(2, 60, 1, name="drawn"), normal(2, 60, 1, name="reference")
     drawn[1] += 3
     references = ReferenceDraws(drawn, reference, {"NPE": 0.61})
     found = configure("c2st", {})(gaussian.evaluation(None, references=references))

@@ -10,6 +10,7 @@ from flowzoo.metrics import NotComputed, columns, configure
 from flowzoo.metrics._calibration import (
     bootstrap_band,
     chi2_p,
+    density_pit,
     ecdf_difference,
     holm,
     ks_p,
@@ -41,6 +42,17 @@ def test_rank_of_infinite_scores():
     u = randomised_pit(draws, torch.tensor([math.inf, -math.inf]), source)
     assert 0.9 <= float(u[0]) <= 1
     assert 0 <= float(u[1]) <= 0.1
+
+
+def test_densities_that_differ_by_rounding_are_ranked_by_chance():
+    scores = torch.full((50, 1000), -3.2, dtype=torch.float64)
+    truth = scores[0] + 1e-6
+    assert float(uniform_p(randomised_pit(scores, truth, generator(0, "pit")))) < 1e-9
+    assert float(uniform_p(density_pit(scores, truth, generator(0, "pit")))) > 0.01
+    # What differs by more is ranked as it was.
+    scores, truth = uniform(50, 1000, name="scores"), torch.full((1000,), 0.3, dtype=torch.float64)
+    plain, blurred = (rank(scores, truth, generator(0, "pit")) for rank in (randomised_pit, density_pit))
+    assert float((plain.mean() - blurred.mean()).abs()) < 1e-3
 
 
 def test_kolmogorov_smirnov_is_scipys():

@@ -56,6 +56,14 @@ def test_references_on_the_side_know_the_pairs_before_alone(gaussian):
     assert not torch.equal(before[8:], after[8:])
 
 
+def test_side_of_pairs_that_cancel_does_not_know_the_truth():
+    # These ranks among ten draws cancel: what rounding leaves of their sum must not depend on the one that follows.
+    draws = ((torch.arange(10, dtype=torch.float64) + 0.5) / 10)[:, None, None].expand(10, 6, 1)
+    before = torch.tensor([0.0, 0.8, 0.4, 0.3, 1.0], dtype=torch.float64)
+    own = [sides(draws, torch.cat([before, before.new_tensor([t / 10])])[:, None])[5] for t in range(11)]
+    assert all(torch.equal(own[0], each) for each in own)
+
+
 def test_fraction_is_the_distribution_function_of_the_distance():
     # Draws uniform on [0, 1], reference 0: the distance is the draw.
     draws = torch.rand(20_000, 30, 1, generator=generator(0, "draws"), dtype=torch.float64)
