@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowzoo.bijectors._affine import Rescale, Standardize, Whiten
-from flowzoo.bijectors._arcsine import Arcsine
 from flowzoo.bijectors._base import Bijector, Identity
-from flowzoo.bijectors._logarithms import Log, Logit, SoftLog, Tanh
+from flowzoo.bijectors._bounded import Arcsine, Logit
+from flowzoo.bijectors._logarithms import Log, SoftLog, Tanh
 from flowzoo.bijectors._parts import Columns, Compose, VectorAndImage
 
 __all__ = [

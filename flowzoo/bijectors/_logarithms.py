@@ -1,4 +1,4 @@
-"""Logarithms of positive, signed and bounded data: nothing in them is fitted."""
+"""Logarithms of positive and signed data: nothing in them is fitted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowzoo.bijectors._base import Bijector, column_name, pieces
+from flowzoo.bijectors._base import Bijector, column_name
 
 
 class Log(Bijector):
@@ -144,55 +144,3 @@ class Tanh(Bijector):
     def describe(self) -> dict[str, Any]:
         """See the base class."""
         return {"kind": "tanh", "bound": self.bound}
-
-
-class Logit(Bijector):
-    r"""Logit of bounded data: :math:`u = \mathrm{logit}(\alpha + (1 - 2\alpha)\,(x - \ell)/(h - \ell))`.
-
-    With :math:`\alpha > 0` the ends are finite (Dinh et al. 2017, section 4.1, where alpha is 0.05).
-
-    Args:
-        low: lower end of the data.
-        high: upper end of the data.
-        alpha: distance kept from 0 and 1, in (0, 0.5).
-    """
-
-    def __init__(self, low: float, high: float, alpha: float = 0.05) -> None:
-        super().__init__()
-        if not high > low or not 0 < alpha < 0.5:
-            raise ValueError(f"logit needs low < high and 0 < alpha < 0.5; got {low}, {high}, {alpha}")
-        self.low, self.high, self.alpha = float(low), float(high), float(alpha)
-        self._slope = (1 - 2 * self.alpha) / (self.high - self.low)
-
-    def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
-        """Check that the data lie within the bounds, and that alpha keeps them from infinity in their precision."""
-        bad = ((x < self.low) | (x > self.high)).reshape(len(x), -1)
-        if bool(bad.any()):
-            column = int(bad.any(0).nonzero()[0])
-            raise ValueError(
-                f"{column_name(names, column, bad.shape[1])}: {int(bad[:, column].sum())} of {len(x)} rows lie outside "
-                f"[{self.low:g}, {self.high:g}], the bounds given for the logit."
-            )
-        bad = torch.cat([~torch.isfinite(self.to_latent(part)[0]) for part in pieces(x)]).reshape(len(x), -1)
-        if bool(bad.any()):
-            column = int(bad.any(0).nonzero()[0])
-            raise ValueError(
-                f"{column_name(names, column, bad.shape[1])}: {int(bad[:, column].sum())} of {len(x)} rows have no "
-                f"finite logit, so near a bound and with alpha {self.alpha:g}. Give a larger alpha."
-            )
-
-    def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale into (0, 1), then logit."""
-        p = self.alpha + self._slope * (x - self.low)
-        u = torch.logit(p)
-        # d logit(p)/dp = 1/(p(1-p)), and -log p(1-p) = softplus(u) + softplus(-u)
-        return u, math.log(self._slope) + F.softplus(u) + F.softplus(-u)
-
-    def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Sigmoid, then scale back."""
-        x = (torch.sigmoid(u) - self.alpha) / self._slope + self.low
-        return x, -math.log(self._slope) - F.softplus(u) - F.softplus(-u)
-
-    def describe(self) -> dict[str, Any]:
-        """See the base class."""
-        return {"kind": "logit", "low": self.low, "high": self.high, "alpha": self.alpha}
