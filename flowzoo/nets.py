@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Padding = Literal["zeros", "circular", "reflect"]
+Activation = Literal["relu", "silu", "elu", "tanh"]
 
 
 class Context(NamedTuple):
@@ -278,6 +279,11 @@ class _Constant(nn.Module):
 
 def _linear(in_features: int, out_features: int) -> nn.Module:
     return nn.Linear(in_features, out_features) if in_features else _Constant(out_features)
+
+
+def activation(name: Activation) -> type[nn.Module]:
+    """The layer of a name. Where the parameters of a density change smoothly with the context, ``silu`` fits with less."""
+    return {"relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU, "tanh": nn.Tanh}[name]
 
 
 def widths(hidden_features: int | Sequence[int], depth: int = 2) -> tuple[int, ...]:

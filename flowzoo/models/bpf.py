@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flowzoo.models._zuko import ZukoModel, flows
-from flowzoo.nets import widths
+from flowzoo.nets import Activation, activation, widths
 from flowzoo.registry import MODELS
 
 
@@ -20,12 +20,14 @@ class BPF(ZukoModel):
     Args:
         num_steps: autoregressive transforms.
         hidden_features: widths of each masked network; an int is two equal layers.
+        activation: between them: ``relu``, ``silu``, ``elu`` or ``tanh``.
         degree: of the polynomials.
     """
 
     num_steps: int = 3
     hidden_features: int | tuple[int, ...] = (128, 128)
     degree: int = 16
+    activation: Activation = "relu"
 
     family: ClassVar[str] = "autoregressive, polynomial"
     inverse: ClassVar[str] = "D network passes a transform, each bisected"
@@ -38,6 +40,7 @@ class BPF(ZukoModel):
             context,
             transforms=self.num_steps,
             hidden_features=widths(self.hidden_features),
+            activation=activation(self.activation),
             degree=self.degree,
         )
 
@@ -47,5 +50,6 @@ class BPF(ZukoModel):
         return cls(
             num_steps=trial.suggest_int("num_steps", 1, 6),
             hidden_features=trial.suggest_categorical("hidden_features", [64, 128, 256, 512]),
+            activation=trial.suggest_categorical("activation", ["relu", "silu"]),
             degree=trial.suggest_int("degree", 8, 32),
         )

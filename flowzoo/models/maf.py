@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flowzoo.models._zuko import ZukoModel, flows
-from flowzoo.nets import widths
+from flowzoo.nets import Activation, activation, widths
 from flowzoo.registry import MODELS
 
 
@@ -21,10 +21,12 @@ class MAF(ZukoModel):
     Args:
         num_steps: autoregressive transforms.
         hidden_features: widths of each masked network; an int is two equal layers.
+        activation: between them: ``relu``, ``silu``, ``elu`` or ``tanh``.
     """
 
     num_steps: int = 5
     hidden_features: int | tuple[int, ...] = (128, 128)
+    activation: Activation = "relu"
 
     family: ClassVar[str] = "autoregressive, affine"
     inverse: ClassVar[str] = "D network passes a transform"
@@ -32,7 +34,13 @@ class MAF(ZukoModel):
 
     def make(self, features: int, context: int) -> Any:
         """zuko's transforms; see ``ZukoModel``."""
-        return flows.MAF(features, context, transforms=self.num_steps, hidden_features=widths(self.hidden_features))
+        return flows.MAF(
+            features,
+            context,
+            transforms=self.num_steps,
+            hidden_features=widths(self.hidden_features),
+            activation=activation(self.activation),
+        )
 
     @classmethod
     def suggest(cls, trial: Any) -> MAF:
@@ -40,4 +48,5 @@ class MAF(ZukoModel):
         return cls(
             num_steps=trial.suggest_int("num_steps", 2, 10),
             hidden_features=trial.suggest_categorical("hidden_features", [64, 128, 256, 512]),
+            activation=trial.suggest_categorical("activation", ["relu", "silu"]),
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flowzoo.models._zuko import ZukoModel, flows
-from flowzoo.nets import widths
+from flowzoo.nets import Activation, activation, widths
 from flowzoo.registry import MODELS
 
 
@@ -21,12 +21,14 @@ class NSF(ZukoModel):
     Args:
         num_steps: autoregressive transforms.
         hidden_features: widths of each masked network; an int is two equal layers.
+        activation: between them: ``relu``, ``silu``, ``elu`` or ``tanh``.
         num_bins: bins of each spline.
     """
 
     num_steps: int = 3
     hidden_features: int | tuple[int, ...] = (128, 128)
     num_bins: int = 8
+    activation: Activation = "relu"
 
     family: ClassVar[str] = "autoregressive, spline"
     inverse: ClassVar[str] = "D network passes a transform"
@@ -39,6 +41,7 @@ class NSF(ZukoModel):
             context,
             transforms=self.num_steps,
             hidden_features=widths(self.hidden_features),
+            activation=activation(self.activation),
             bins=self.num_bins,
         )
 
@@ -48,5 +51,6 @@ class NSF(ZukoModel):
         return cls(
             num_steps=trial.suggest_int("num_steps", 1, 6),
             hidden_features=trial.suggest_categorical("hidden_features", [64, 128, 256, 512]),
+            activation=trial.suggest_categorical("activation", ["relu", "silu"]),
             num_bins=trial.suggest_categorical("num_bins", [4, 8, 16]),
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flowzoo.models._zuko import ZukoModel, flows
-from flowzoo.nets import widths
+from flowzoo.nets import Activation, activation, widths
 from flowzoo.registry import MODELS
 
 
@@ -24,6 +24,7 @@ class SOSPF(ZukoModel):
     Args:
         num_steps: autoregressive transforms.
         hidden_features: widths of each masked network; an int is two equal layers.
+        activation: between them: ``relu``, ``silu``, ``elu`` or ``tanh``.
         degree: of each polynomial that is squared.
         polynomials: squares that are summed.
     """
@@ -32,6 +33,7 @@ class SOSPF(ZukoModel):
     hidden_features: int | tuple[int, ...] = (128, 128)
     degree: int = 4
     polynomials: int = 3
+    activation: Activation = "relu"
 
     family: ClassVar[str] = "autoregressive, polynomial"
     inverse: ClassVar[str] = "D network passes a transform, each bisected"
@@ -44,6 +46,7 @@ class SOSPF(ZukoModel):
             context,
             transforms=self.num_steps,
             hidden_features=widths(self.hidden_features),
+            activation=activation(self.activation),
             degree=self.degree,
             polynomials=self.polynomials,
         )
@@ -54,6 +57,7 @@ class SOSPF(ZukoModel):
         return cls(
             num_steps=trial.suggest_int("num_steps", 1, 6),
             hidden_features=trial.suggest_categorical("hidden_features", [64, 128, 256, 512]),
+            activation=trial.suggest_categorical("activation", ["relu", "silu"]),
             degree=trial.suggest_int("degree", 2, 6),
             polynomials=trial.suggest_int("polynomials", 1, 5),
         )

@@ -366,3 +366,13 @@ def test_outliers_among_the_training_events_leave_sospf_something_to_learn():
     assert float(loss.detach()) < first - 1
     assert float(-flow.log_prob(x).detach().max()) > -20
     assert float(-flow.log_prob(x).detach().median()) < 0  # the narrow bulk: nats of N(0, 1) would be 1.9
+
+
+@pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "bpf"])
+def test_masked_networks_have_the_activation_that_they_are_told(name):
+    def kinds(**options):
+        flow = build(name, (3,), (2,), **options)
+        return {type(m) for m in flow.modules() if isinstance(m, nn.ReLU | nn.SiLU)}
+
+    assert kinds() == {nn.ReLU}
+    assert kinds(activation="silu") == {nn.SiLU}
