@@ -282,7 +282,7 @@ def _linear(in_features: int, out_features: int) -> nn.Module:
 
 
 def activation(name: Activation) -> type[nn.Module]:
-    """The layer of a name. Where the parameters of a density change smoothly with the context, ``silu`` fits with less."""
+    """The layer of a name; ``silu`` fits what changes smoothly with the context with fewer units than ``relu``."""
     return {"relu": nn.ReLU, "silu": nn.SiLU, "elu": nn.ELU, "tanh": nn.Tanh}[name]
 
 
