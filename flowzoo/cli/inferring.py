@@ -37,7 +37,8 @@ def infer(
     overwrite: Overwrite = False,
 ) -> None:
     """Say what observations tell of the parameters: draws, intervals and corner plots."""
-    from flowzoo.harness.infer import infer_file, read_prior
+    from flowzoo.harness._given_prior import read_prior
+    from flowzoo.harness.infer import infer_file
 
     with until_stopped():
         done = infer_file(
@@ -67,7 +68,7 @@ def infer(
 
 def calibrate(
     run: Run,
-    out: Annotated[Path, typer.Option(help="Folder for calibration.json and the picture.")],
+    out: Annotated[Path, typer.Option(help="Folder for calibration.json and figures/.")],
     data: Annotated[str | None, typer.Option("--data", help="Other data than it was trained on.")] = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of --data: data.seed=1.")
@@ -87,6 +88,7 @@ def calibrate(
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = 1,
+    overwrite: Overwrite = False,
 ) -> None:
     """Test whether the posteriors of a flow can be believed, and say which number is good."""
     from flowzoo.cli._common import settings_of
@@ -116,6 +118,7 @@ def calibrate(
             seed=seed,
             device=device,
             threads=threads,
+            overwrite=overwrite,
         )
     typer.echo(done.flow)
     for note in done.notes:

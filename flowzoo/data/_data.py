@@ -11,7 +11,7 @@ import torch
 from torch import Size, Tensor
 
 from flowzoo.bijectors import Bijector
-from flowzoo.inference import Prior
+from flowzoo.inference import Prior, sides
 
 
 class Levels(NamedTuple):
@@ -186,6 +186,31 @@ class Data:
         """Shape of one context."""
         assert self.context is not None
         return self.context.shape[1:]
+
+    @property
+    def theta_names(self) -> Sequence[str]:
+        """Of the parameters, where there is a prior."""
+        return sides(self.theta, self.names, self.context_names)[0]
+
+    @property
+    def theta_units(self) -> Sequence[str]:
+        """As ``theta_names``."""
+        return sides(self.theta, self.units, self.context_units)[0]
+
+    @property
+    def observation_names(self) -> Sequence[str]:
+        """Of what parameters are inferred from, where there is a prior."""
+        return sides(self.theta, self.names, self.context_names)[1]
+
+    @property
+    def observation_shape(self) -> Size:
+        """As ``observation_names``."""
+        return sides(self.theta, self.event_shape, self.context_shape)[1]
+
+    @property
+    def half_level(self) -> float:
+        """From an integer observation to the middle of its level, where a flow of dequantised events scores it."""
+        return self.levels.step / 2 if self.theta == "context" and self.levels is not None else 0.0
 
     def select(self, rows: Tensor) -> Data:
         """The same data, with these events only."""

@@ -13,14 +13,17 @@ from torch import Tensor
 from flowzoo import __version__, checkpoint
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness._given_prior import beside_training
 from flowzoo.harness._observations import read_observations
+from flowzoo.harness._reach import far_off
 from flowzoo.harness._trained import find_flow
 from flowzoo.harness.as_trained import open_to_test
 from flowzoo.harness.evaluate import evaluate_flow
 from flowzoo.harness.folder import make_writable
 from flowzoo.harness.plan import BenchConfig, Source
-from flowzoo.harness.posteriors import Observed, local_tests
+from flowzoo.harness.posteriors import Observed, local_tests, posterior_of
 from flowzoo.harness.run import cpu_threads, labels_of
+from flowzoo.inference import sides
 from flowzoo.metrics import Column, Evaluation, columns
 from flowzoo.record import Record, one_line
 from flowzoo.registry import METRICS
@@ -67,10 +70,11 @@ def calibrate_flow(
     seed: int = 0,
     device: str = "auto",
     threads: int = 1,
+    overwrite: bool = False,
 ) -> Calibration:
     """Every calibration metric of a flow's posteriors, on the test part of the data that it was trained on.
 
-    Writes ``calibration.json`` (numbers, words, thresholds, notes) and ``calibration.png``.
+    Writes ``calibration.json`` (numbers, words, thresholds, notes) and ``figures/calibration.<dataset>.png``.
 
     Args:
         run: a flow's file, or the directory of a bench.
@@ -87,9 +91,10 @@ def calibrate_flow(
         seed: of the draws.
         device: auto, cpu, cuda, ...
         threads: of torch on the CPU.
+        overwrite: whether files of an earlier call may be replaced.
 
     Raises:
-        ConfigError: in one line, if the data have no prior, or changed since the training.
+        ConfigError: in one line, if the data have no prior, or changed since the training, or there are files already.
     """
     if n < 1 or draws < FEWEST or threads < 1:
         raise ConfigError(
@@ -97,6 +102,9 @@ def calibrate_flow(
         )
     if array is not None and x is None:
         raise ConfigError(f"--array {array} names an array of --x FILE; give that too")
+    target = out / "calibration.json"
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target} exists; give another --out, or --overwrite")
     path, note = find_flow(run, model)
     meta = checkpoint.read_meta(path)
     options: dict[str, Any] = {"posteriors": n, "posterior_draws": draws, "posterior_method": method}
@@ -111,7 +119,17 @@ def calibrate_flow(
             f"{name}: calibration needs {FEWEST_PAIRS} test observations at least; got {len(asked.rows)}; raise --n, "
             "or take data with more test groups"
         )
-    given = None if x is None else _given(x, array, asked, source)  # before the long part, for what is wrong in it
+    # Before the long part, for what is wrong in them.
+    given = None if x is None else _given(x, array, source)
+    data, learnt = source.splits.data, meta.get("inference") or {}
+    try:
+        posterior_of(flow, data).method_for(method)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    said = beside_training(asked.prior, learnt, data.theta_names, path)
+    if given is not None:
+        own_units = sides(data.theta, flow.x_map, flow.context_map)[1]
+        said += far_off(given, learnt.get("reach"), data.observation_names, own_units)
     make_writable(out)
     with cpu_threads(threads):
         found = evaluate_flow(flow, source, seed, bench, draws=("posteriors",))
@@ -127,26 +145,26 @@ def calibrate_flow(
     if not metrics:
         raise ConfigError(f"{path}: {missing['calibration_p']}")
     label = note or f"{meta['flow']['model']} from {path.name}"
-    record = Record(name, meta["flow"]["model"], seed, "", "ok", metrics=metrics, labels=labels_of(source.splits.data))
+    record = Record(name, meta["flow"]["model"], seed, "", "ok", metrics=metrics, labels=labels_of(data))
     pictures = write_figures([Cell(record, found.scores)], out)
+    notes = [*said, *found.notes]
     about = {
         "flow": str(path),
         "version": __version__,
         "columns": {c.name: {"value": v, "word": w, "good": c.good, "bad": c.bad} for c, v, w in rows(metrics)},
         "lc2st": [{"p": p, "statistic": statistic} for p, statistic in local],
         "missing": missing,
-        "notes": found.notes,
+        "notes": notes,
     }
-    write_atomic(out / "calibration.json", json.dumps(about, indent=1, allow_nan=False).encode())
-    return Calibration(metrics, local, missing, found.notes, [out / "calibration.json", *pictures], label)
+    write_atomic(target, json.dumps(about, indent=1, allow_nan=False).encode())
+    return Calibration(metrics, local, missing, notes, [target, *pictures], label)
 
 
-def _given(file: Path, array: str | None, asked: Observed, source: Source) -> Tensor:
+def _given(file: Path, array: str | None, source: Source) -> Tensor:
     """The observations of a file."""
     data = source.splits.data
-    names = (data.names, data.context_names)[:: 1 if data.theta == "context" else -1]
-    x = read_observations(file, asked.x.shape[1:], names[0], names[1], array)[0]
-    return x + (data.levels.step / 2 if data.theta == "context" and data.levels is not None else 0.0)
+    x = read_observations(file, data.observation_shape, data.observation_names, data.theta_names, array)[0]
+    return x + data.half_level
 
 
 def _local(
@@ -164,7 +182,7 @@ def _local(
     if given is not None:
         x = given
     elif not isinstance(known, str):
-        x = known.x
+        x = known.x + data.half_level
     else:
         return []
     if posteriors is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from flowzoo.data import Data, References, Split, Splits
 from flowzoo.flow import ConditionalFlow
-from flowzoo.inference import Inferred, Posterior, Prior
-from flowzoo.metrics import Local, Posteriors, ReferenceDraws, lc2st
+from flowzoo.inference import Inferred, Posterior, Prior, sides
+from flowzoo.metrics import PAIRS, Local, Posteriors, ReferenceDraws, lc2st, regressed
 from flowzoo.seeding import generator
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ WIDEST = 2**26  # numbers in all observations that are kept as columns, 256 MiB;
 class Observed:
     """Test observations with the parameters that made them: one of each test group, so that they are independent.
 
+    With them come training pairs, of which is learnt what an observation says of theta.
+
     Args:
         rows: ``(N,)`` of the test part.
         theta: ``(N, D)``.
@@ -35,6 +38,7 @@ class Observed:
         known_x: ``(M, *observation)``.
         prior: of theta.
         prior_draws: ``(P, D)``.
+        seed: of what is learnt.
         note: what they are, in one line.
     """
 
@@ -45,6 +49,7 @@ class Observed:
     known_x: Tensor
     prior: Prior
     prior_draws: Tensor
+    seed: int
     note: str
 
     def columns(self, x: Tensor) -> Tensor:
@@ -52,6 +57,15 @@ class Observed:
         flat = self.known_x.flatten(1)
         spread = flat.std(0)
         return (x.flatten(1) - flat.mean(0)) / spread.where(spread > 0, 1.0)
+
+    @cached_property
+    def predicted(self) -> Tensor | None:
+        """``(N, D)`` theta in the unit box of the prior as the training pairs predict it; None of too few pairs."""
+        if len(self.known_theta) < PAIRS:
+            return None
+        theta = self.prior.to_unit(self.known_theta.double())
+        source = generator(self.seed, "regression")
+        return regressed(self.columns(self.known_x), theta, self.columns(self.x), source)
 
 
 def observed(splits: Splits, count: int) -> Observed | str:
@@ -79,7 +93,9 @@ def observed(splits: Splits, count: int) -> Observed | str:
     outside = int((~data.prior.covers(_pairs(data, test, rows)[0])).sum())
     if outside:
         return f"{outside} of {len(rows)} test parameters lie outside the prior; give a prior that covers them"
-    known = torch.randperm(len(splits.train), generator=source)[: max(100, min(KNOWN, WIDEST // _width(data)))]
+    known = torch.randperm(len(splits.train), generator=source)[
+        : max(100, min(KNOWN, WIDEST // data.observation_shape.numel()))
+    ]
     known_theta, known_x = _pairs(data, splits.train, known.to(test.x.device))
     theta, x = _pairs(data, test, rows)
     return Observed(
@@ -90,6 +106,7 @@ def observed(splits: Splits, count: int) -> Observed | str:
         known_x=known_x,
         prior=data.prior,
         prior_draws=data.prior.sample(PRIOR_DRAWS, generator(splits.seed, "prior")),
+        seed=splits.seed,
         note=f"{len(rows)} of {len(labels)} test groups, one observation of each",
     )
 
@@ -97,11 +114,12 @@ def observed(splits: Splits, count: int) -> Observed | str:
 def _pairs(data: Data, part: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Parameters and observations of some events."""
     event, context = part.fixed[rows], part.contexts[part.context_index[rows]]
-    return (context, event) if data.theta == "context" else (event, context)
+    return sides(data.theta, event, context)
 
 
-def _width(data: Data) -> int:
-    return (data.event_shape if data.theta == "context" else data.context_shape).numel()
+def posterior_of(flow: ConditionalFlow, data: Data) -> Posterior:
+    """The posterior under the prior of the data."""
+    return Posterior(flow, data.prior, theta=data.theta, names=data.theta_names)
 
 
 @torch.no_grad()
@@ -117,7 +135,7 @@ def draw_posteriors(
         bench: how many draws, and by which method.
         seed: of the draws.
     """
-    posterior = Posterior(flow, known.prior, theta=data.theta)
+    posterior = posterior_of(flow, data)
     source = generator(seed, "posteriors")
     found = posterior.sample(known.x, bench.posterior_draws, method=bench.posterior_method, generator=source)
     theta, x = known.theta.double(), known.x
@@ -129,7 +147,6 @@ def draw_posteriors(
         # Up to a constant for each observation, which ranks do not see.
         likelihood = found.log_prob - known.prior.log_prob(found.theta)
         truth_likelihood = truth - known.prior.log_prob(theta)
-    names = data.context_names if data.theta == "context" else data.names
     return (
         Posteriors(
             draws=found.theta.double(),
@@ -140,11 +157,10 @@ def draw_posteriors(
             log_likelihood=likelihood,
             truth_log_likelihood=truth_likelihood,
             observation=known.columns(x),
-            known_theta=known.known_theta.double(),
-            known_observation=known.columns(known.known_x),
+            predicted=known.predicted,
             prior_draws=known.prior_draws.to(theta),
             to_unit=known.prior.to_unit,
-            names=tuple(names) or tuple(f"theta{i + 1}" for i in range(theta.shape[-1])),
+            names=tuple(data.theta_names) or tuple(f"theta{i + 1}" for i in range(theta.shape[-1])),
         ),
         found,
     )
@@ -156,14 +172,10 @@ def draw_references(
 ) -> tuple[ReferenceDraws, Inferred]:
     """As many draws of the flow's posterior as there are of the exact one, or fewer of both if asked."""
     count = min(bench.reference_draws, known.theta.shape[1])
-    # A flow in closed form has buffers and no parameters.
-    device = next((t for t in flow.state_dict().values() if t.is_floating_point()), torch.empty(0)).device
-    posterior = Posterior(flow, data.prior, theta=data.theta)
-    source = generator(seed, "references")
-    x = known.x.to(device)
-    if data.theta == "context" and data.levels is not None:
-        x = x + data.levels.step / 2  # a flow of dequantised events scores the middle of a level, not its edge
+    posterior, source = posterior_of(flow, data), generator(seed, "references")
+    x = known.x + data.half_level
     found = posterior.sample(x, count, method=bench.posterior_method, generator=source)
+    _complete(found)
     drawn = found.theta.transpose(0, 1).contiguous()
     return ReferenceDraws(drawn, known.theta[:, :count].to(drawn), known.published), found
 
@@ -173,10 +185,16 @@ def local_tests(
     flow: ConditionalFlow, posteriors: Posteriors, known: Observed, x: Tensor, data: Data, bench: BenchConfig, seed: int
 ) -> Local:
     """L-C2ST at given observations ``(K, *observation)``."""
-    posterior = Posterior(flow, data.prior, theta=data.theta)
     source = generator(seed, "local")
-    drawn = posterior.sample(x, LOCAL_DRAWS, method=bench.posterior_method, generator=source).theta
-    return lc2st(posteriors, known.columns(x), drawn.to(posteriors.draws), generator(seed, "lc2st"))
+    found = posterior_of(flow, data).sample(x, LOCAL_DRAWS, method=bench.posterior_method, generator=source)
+    _complete(found)
+    return lc2st(posteriors, known.columns(x), found.theta.to(posteriors.draws), generator(seed, "lc2st"))
+
+
+def _complete(found: Inferred) -> None:
+    """Refuse posteriors some of which are none: a mean over the others would be of easier observations."""
+    if bool(found.theta.isnan().any()):
+        raise ValueError(found.warnings[0])
 
 
 def remarks(found: Inferred) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowzoo.inference._inferred import of_observations
-from flowzoo.inference._scoring import NUMBERS
+from flowzoo.inference._scoring import NUMBERS, NoPosterior
 from flowzoo.inference.priors import Prior
 
 LEAKS = 0.01  # leakage from which it is said
@@ -67,7 +67,7 @@ def draw(flow: Any, x: Tensor, prior: Prior | None, count: int, generator: torch
         generator: of the draws.
 
     Raises:
-        ValueError: if fewer than one draw in a thousand lies in the support, or none is finite.
+        NoPosterior: if fewer than one draw in a thousand lies in the support, or none is finite.
     """
     many, dim, device = len(x), flow.event_shape[0], x.device
     theta = torch.empty(many, count, dim, dtype=torch.float64, device=device)
@@ -124,8 +124,9 @@ def _give_up(have: Tensor, made: Tensor, outside: Tensor, failed: Tensor, count:
         return
     first = int(lost.nonzero()[0])
     leakage = float(outside[first] / made[first])
-    raise ValueError(
-        f"{leakage:.2%} of the flow's mass lies outside the prior for observation {first}, and {int(failed[first])} of "
-        f"{int(made[first])} draws are not finite ({int(lost.sum())} of {len(lost)} observations are so): train it on "
-        "parameters mapped to the whole line, or give the prior that it was trained with"
+    raise NoPosterior(
+        f"{leakage:.2%} of the flow's mass lies outside the prior and {int(failed[first])} of {int(made[first])} draws "
+        "are not finite",
+        lost,
+        "train it on parameters mapped to the whole line, or give the prior that it was trained with",
     )

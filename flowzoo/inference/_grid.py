@@ -10,7 +10,7 @@ from torch import Tensor
 from flowzoo.inference import _tiles
 from flowzoo.inference._faces import missed_behind
 from flowzoo.inference._masses import ROUNDS, Tiles, heights, joined, log_sums, weighed
-from flowzoo.inference._scoring import Target
+from flowzoo.inference._scoring import NoPosterior, Target
 from flowzoo.inference._scouts import Scouts, scouts
 from flowzoo.inference._tile_draws import draw
 from flowzoo.inference._tiles import NODES
@@ -21,6 +21,16 @@ MOST = {1: 2000, 2: 20_000, 3: 100_000}  # evaluations for one observation
 RESOLVED = 2.0  # nats between neighbouring nodes below which a first tile need not be halved unseen
 SCOUTS = {1: 64, 2: 128, 3: 512}  # evaluations beside the first grid
 GROUP = 2**22  # evaluations, at most, of the observations that are refined together
+
+
+def check_grid(dim: int) -> None:
+    """Refuse a grid of more parameters than it can be refined in.
+
+    Raises:
+        ValueError: for more than three.
+    """
+    if dim not in FIRST:
+        raise ValueError(f"a grid is for at most 3 parameters; got {dim}. Take method='mcmc' or 'importance'.")
 
 
 @dataclass
@@ -69,18 +79,23 @@ def grid(
         normal: ``(D,)`` booleans, coordinates in which the prior is the standard normal; in the others it is uniform.
 
     Raises:
-        ValueError: for more than three parameters, or if a density is zero at every node of the first grid.
+        ValueError: for more than three parameters, or (``NoPosterior``) if densities are zero at every node of the
+            first grid.
     """
     dim = len(low)
-    if dim not in FIRST:
-        raise ValueError(f"a grid is for at most 3 parameters; got {dim}. Take method='mcmc' or 'importance'.")
+    check_grid(dim)
     most = MOST[dim] if evaluations is None else evaluations
     spare = most - (FIRST[dim] * (NODES - 1) + 1) ** dim
     spots = scouts(max(1, min(SCOUTS[dim], spare)), low, high, normal)
     parts = []
     # Each group draws its own numbers, one after another, so that a generator gives the same however they are cut.
     for rows in torch.arange(observations, device=low.device).split(max(1, GROUP // most)):
-        tiles, spent, error = _refined(_of_group(target, rows), low, high, len(rows), most, tolerance, spots)
+        try:
+            tiles, spent, error = _refined(_of_group(target, rows), low, high, len(rows), most, tolerance, spots)
+        except NoPosterior as lost:
+            of_all = torch.zeros(observations, dtype=torch.bool, device=low.device)
+            of_all[rows] = lost.lost
+            raise NoPosterior(lost.why, of_all, lost.cure) from None
         parts.append((*draw(tiles, len(rows), count, generator), spent, error))
     v, log_density, *rest = zip(*parts, strict=True)
     return Gridded(torch.cat(v).transpose(0, 1), torch.cat(log_density).T, *(torch.cat(part) for part in rest))
@@ -134,11 +149,8 @@ def _first(target: Target, low: Tensor, high: Tensor, observations: int, sent: S
     found = target(points.expand(observations, -1, -1), None)
     nothing = ~(found.isfinite().any(1) | sent.heights.isfinite().any(1))
     if bool(nothing.any()):
-        first = int(nothing.nonzero()[0])
-        raise ValueError(
-            f"the posterior is zero at every node of the first grid for {int(nothing.sum())} of {observations} "
-            f"observations (the first is observation {first}); take method='mcmc', or a narrower prior"
-        )
+        why = "the posterior is zero at every node of the first grid"
+        raise NoPosterior(why, nothing, "take method='mcmc', or a narrower prior")
     values = _tiles.cut(found.reshape(observations, *[nodes] * dim))
     width = ((high - low) / many).expand(len(values), dim)
     corner = torch.cartesian_prod(*[torch.arange(many, device=low.device)] * dim).reshape(-1, dim)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowzoo.inference._inferred import of_observations
 from flowzoo.inference._pareto import pareto_k
-from flowzoo.inference._scoring import Target
+from flowzoo.inference._scoring import NoPosterior, Target
 from flowzoo.inference.priors import Prior
 
 #: ``(count, generator)`` to ``(count, D)`` or ``(count, K, D)``, and the log-density of the same
@@ -19,6 +19,7 @@ Proposal = Prior | tuple[Callable[[int, torch.Generator], Tensor], Callable[[Ten
 
 HEAVY = 0.7  # Pareto k over which an estimate is not to be trusted (Vehtari et al. 2024)
 LEAST = 100  # effective draws
+ADVICE = "take more proposals, a proposal nearer to the posterior, or method='mcmc'"
 ROOM = 2**22  # proposals of all observations that are scored at once
 
 
@@ -61,7 +62,8 @@ def importance(
         device: of the draws.
 
     Raises:
-        ValueError: if no proposal explains an observation, or a prior without a density is not itself the proposal.
+        ValueError: if a prior without a density is not itself the proposal, or (``NoPosterior``) no proposal explains
+            some observations.
     """
     if proposal is not None and not prior.has_density:
         raise ValueError("a prior without a density is its own proposal; leave proposal out, or give another prior")
@@ -91,10 +93,7 @@ def importance(
     weights = torch.where(extra.isneginf(), -torch.inf, likelihood + extra)
     nothing = ~weights.isfinite().any(0)
     if bool(nothing.any()):
-        raise ValueError(
-            f"no proposal explains {of_observations(nothing)} (the first is observation {int(nothing.nonzero()[0])}); "
-            "take more proposals, a proposal nearer to the posterior, or method='mcmc'"
-        )
+        raise NoPosterior("no proposal has a density", nothing, ADVICE)
     total = weights.logsumexp(0)
     share = (weights - total).exp()
     ess, shape = 1 / share.square().sum(0), pareto_k(weights)
@@ -111,16 +110,16 @@ def importance(
 
 
 def _remarks(ess: Tensor, shape: Tensor, size: int) -> list[str]:
-    said, advice = [], "take more proposals, a proposal nearer to the posterior, or method='mcmc'"
+    said = []
     heavy, few = shape > HEAVY, ess < LEAST
     if bool(heavy.any()):
         said.append(
             f"importance weights have a heavy tail for {of_observations(heavy)} (Pareto k up to "
-            f"{float(shape.max()):.2f}, over {HEAVY}): do not trust these posteriors; {advice}"
+            f"{float(shape.max()):.2f}, over {HEAVY}): do not trust these posteriors; {ADVICE}"
         )
     if bool(few.any()):
         said.append(
             f"fewer than {LEAST} of {size} proposals count for {of_observations(few)} (effective sample size down to "
-            f"{float(ess.min()):.1f}): draws repeat one another; {advice}"
+            f"{float(ess.min()):.1f}): draws repeat one another; {ADVICE}"
         )
     return said

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from flowzoo.inference._inferred import of_observations
 from flowzoo.inference._scoring import Target
+from flowzoo.inference._walkers import brought_along, start
 
-LONG = 50  # autocorrelation times that a chain must be long, as emcee advises
-SHAKE = 100  # steps before walkers that were left behind are brought along
-STEPS = 500  # before the first look at convergence
+LONG = 20  # autocorrelation times that each ensemble must walk: four of them are 80 from which the time is known
+SHAKE = 100  # steps before walkers that were left behind are brought along, and before each of the first two mixtures
+STEPS = 200  # before the first look at convergence
+LEARNT = 1000  # steps of a chain, up to which its walkers may make a new mixture and it begins anew
+LEAP, STROLL = 1.0, 0.5  # how often walkers move by the mixture, where the other moves are 1 together
 
 
 @dataclass
@@ -49,6 +52,11 @@ class _Chain:
         if len(self.states) > self.room:
             self.states, self.stride = self.states[::2], 2 * self.stride
 
+    def cloud(self, observations: int) -> np.ndarray:
+        """Walkers of each observation after the first quarter, ``(K, N, D)``."""
+        kept = np.stack([v for v, _ in self.states[len(self.states) // 4 :]], axis=1)  # (B, S, W, D)
+        return kept.reshape(observations, -1, kept.shape[-1])
+
     def of(self, ensembles: np.ndarray) -> _Chain:
         """Of some of the ensembles, ``(B,)`` booleans."""
         return _Chain(
@@ -76,12 +84,19 @@ def mcmc(
 ) -> Walked:
     """Draw from K densities on the whole line with emcee (Foreman-Mackey et al. 2013).
 
-    Several independent ensembles walk for each observation: stretch moves, differential evolution, and now and then a
-    jump from mode to mode. They begin at draws from a standard normal, which the prior is in these coordinates, chosen
-    by the target. The first quarter of the steps is discarded. A chain is long enough at 50 autocorrelation times of
-    the means and log spreads of its ensembles, and good enough if its independent ensembles agree in both: R-hat
-    (Gelman et al. 2013, section 11.4, split in halves) with each number of an ensemble one chain. Walkers of one
-    ensemble are no independent chains. An observation that is done walks no further.
+    Several independent ensembles walk for each observation. They begin at draws from a standard normal, which the prior
+    is in these coordinates, chosen by the target. Stretch moves and differential evolution find out what the posterior
+    looks like; then walkers also move by a mixture of Student's t, made of all of the observation: from mode to mode
+    (``Leap``), and by steps as wide as a component (``Stroll``). Within a chain the mixture does not change, and given
+    it ensembles are independent. A chain that is far from done at one of its first looks is dropped: its walkers make
+    a new mixture, and a chain twice as long begins.
+
+    The first quarter of a chain is discarded. It is done if each ensemble has walked 20 autocorrelation times, all of
+    them together have as many independent draws as are wanted, and they agree: R-hat (Gelman et al. 2013, section 11.4,
+    split in halves) with a number of an ensemble one chain. The numbers are the means and log spreads of its walkers,
+    and their autocorrelation is about the mean over all ensembles (as in Vehtari et al. 2021, section 3.2), so that
+    what ensembles disagree in is a time too. Walkers of one ensemble are no independent chains. An observation that is
+    done walks no further.
 
     Args:
         target: ``(K, M, D)`` to ``(K, M)``.
@@ -92,7 +107,7 @@ def mcmc(
         device: of the target.
         ensembles: independent ones for each observation, at least 2.
         walkers: in each, even; by default 4 D, 16 at least.
-        max_steps: an observation stops when it has converged, or here.
+        max_steps: an observation stops when it has converged, or here; what is dropped counts.
         agreement: R-hat over which it is said that ensembles disagree.
 
     Raises:
@@ -100,7 +115,8 @@ def mcmc(
     """
     from emcee import EnsembleSampler
 
-    from flowzoo.inference._moves import Difference, Stretch
+    from flowzoo.inference._mixture import Mixture, fit
+    from flowzoo.inference._moves import Difference, Leap, Stretch, Stroll
 
     many = max(16, 4 * dim) if walkers is None else walkers
     if many % 2 or many < 2 * dim + 2 or many < 6 or ensembles < 2 or max_steps < 40:
@@ -115,38 +131,45 @@ def mcmc(
         rows = None if len(active) == observations else torch.from_numpy(active).to(device)
         return target(v, rows).cpu().numpy().reshape(-1)
 
-    coords = _start(target, dim, observations, ensembles * many, generator, device)
+    coords = start(target, dim, observations, ensembles * many, generator, device)
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     random = np.random.RandomState(seed)  # emcee takes no newer generator
 
-    def run(coords: np.ndarray, steps: int, keep: _Chain | None) -> np.ndarray:
+    def run(coords: np.ndarray, steps: int, keep: _Chain, mixture: Mixture | None) -> np.ndarray:
         blocks = len(active) * ensembles
         moves = [
             (Stretch(blocks), 0.4),
             (Difference(blocks, 2.38 / math.sqrt(2 * dim)), 0.5),
             (Difference(blocks, 1.0), 0.1),
         ]
+        if mixture is not None:
+            moves += [(Leap(blocks, mixture), LEAP), (Stroll(blocks, mixture), STROLL)]
         sampler = EnsembleSampler(blocks * many, dim, heights, moves=moves, vectorize=True)
         sampler.random_state = random.get_state()
-        before = keep.moved[-1] if keep is not None and keep.moved else np.zeros(blocks)
+        before = keep.moved[-1] if keep.moved else np.zeros(blocks)
         for state in sampler.sample(coords, iterations=steps, store=False, skip_initial_state_check=True):
-            if keep is not None:
-                keep.add(state.coords, state.log_prob, before + sum(move.accepted for move, _ in moves))
+            keep.add(state.coords, state.log_prob, before + sum(move.accepted for move, _ in moves))
         random.set_state(sampler.random_state)
         return state.coords
 
-    coords = run(coords, min(SHAKE, max_steps // 4), None)
-    coords = _brought_along(coords, heights(coords), observations, random)
-    chain, steps = _Chain(max(64, math.ceil(4 * count / (ensembles * many)))), min(STEPS, max_steps)
+    room, shake = max(64, math.ceil(4 * count / (ensembles * many))), max(1, min(SHAKE, max_steps // 4))
+    coords = run(coords, shake, _Chain(room), None)
+    coords = brought_along(coords, heights(coords), observations, random)
+    coords = run(coords, shake, chain := _Chain(room), None)
+    mixture = fit(chain.cloud(observations), random)
+    coords = run(coords, shake, chain := _Chain(room), mixture)
+    mixture = fit(chain.cloud(observations), random)
+    chain, steps, walked = _Chain(room), min(STEPS, max_steps), 0
     v, density = np.empty((count, observations, dim)), np.empty((count, observations))
     numbers = {name: np.zeros(observations) for name in ("tau", "agreement", "acceptance", "ess", "steps")}
     while len(active):
-        coords = run(coords, steps, chain)
+        coords = run(coords, steps, chain, mixture)
+        walked += steps
         first = chain.steps // 4
         kept = chain.steps - first
         tau, rhat = _convergence(np.stack(chain.series)[first:], len(active))
         enough = np.maximum(LONG, count / (ensembles * many)) * tau
-        done = ((kept >= enough) & (rhat <= agreement)) | (chain.steps >= max_steps)
+        done = ((kept >= enough) & (rhat <= agreement)) | (walked >= max_steps)
         if done.any():
             own, which = chain.of(np.repeat(done, ensembles)), active[done]
             v[:, which], density[:, which] = _thinned(own, tau[done], len(which), count, generator)
@@ -154,10 +177,15 @@ def mcmc(
             numbers["tau"][which], numbers["agreement"][which] = tau[done], rhat[done]
             numbers["acceptance"][which] = moved.reshape(len(which), ensembles).mean(1)
             numbers["ess"][which], numbers["steps"][which] = ensembles * many * kept / tau[done], chain.steps
-            chain = chain.of(np.repeat(~done, ensembles))
+            chain, mixture = chain.of(np.repeat(~done, ensembles)), mixture.of(~done)
             coords = coords.reshape(len(active), -1, dim)[~done].reshape(-1, dim)
             active = active[~done]
-        steps = min(max(STEPS, chain.steps // 2), max_steps - chain.steps)
+        left = max_steps - walked
+        steps = min(max(STEPS, chain.steps // 2), left)
+        far = (enough > 2 * kept)[~done]
+        if chain.steps <= LEARNT and 4 * chain.steps <= left and far.sum() > len(active) / 2:
+            # What was walked by the old mixture is dropped: a chain must not have made its own proposals.
+            mixture, steps, chain = fit(chain.cloud(len(active)), random), 2 * chain.steps, _Chain(room)
     return Walked(
         torch.from_numpy(v).to(device),
         torch.from_numpy(density).to(device),
@@ -166,63 +194,32 @@ def mcmc(
     )
 
 
-def _start(
-    target: Target, dim: int, observations: int, needed: int, generator: torch.Generator, device: torch.device | str
-) -> np.ndarray:
-    """Walkers ``(K * needed, D)``: distinct draws of the prior, chosen by the target without replacement (Gumbel)."""
-    size = max(1024, 8 * needed)
-    noise = torch.randn(size, dim, generator=generator, device=generator.device, dtype=torch.float64).to(device)
-    v = noise.clamp(-6, 6)
-    prior = -0.5 * v.square().sum(1) - 0.5 * dim * math.log(2 * math.pi)
-    weights = target(v.expand(observations, -1, -1), None) - prior
-    alive = weights.isfinite().sum(1)
-    if bool((alive == 0).any()):
-        lost = alive == 0
-        raise ValueError(
-            f"no draw of the prior explains {of_observations(lost)} (the first is observation "
-            f"{int(lost.nonzero()[0])}), so walkers have nowhere to begin; give a narrower prior"
-        )
-    u = torch.rand(observations, size, generator=generator, device=generator.device, dtype=torch.float64).to(device)
-    order = (weights - torch.log(-torch.log(u.clamp_min(1e-300)))).argsort(1, descending=True)
-    # Where too few of them are possible, those are taken again, shaken.
-    turn = torch.arange(needed, device=device)
-    again = turn >= alive[:, None]
-    index = order.gather(1, turn % alive.clamp_max(needed)[:, None])
-    # Best first: shuffled, so that the ensembles are alike.
-    shuffle = torch.rand(needed, generator=generator, device=generator.device).to(device).argsort()
-    shake = torch.randn(observations, needed, dim, generator=generator, device=generator.device, dtype=torch.float64)
-    chosen = v[index] + torch.where(again, 0.1, 1e-6)[..., None] * shake.to(device)
-    return chosen[:, shuffle].clamp(-7, 7).reshape(-1, dim).cpu().numpy()
-
-
-def _brought_along(
-    coords: np.ndarray, heights: np.ndarray, observations: int, random: np.random.RandomState
-) -> np.ndarray:
-    """Walkers left far below the others of their observation are put between two that were not."""
-    dim = coords.shape[1]
-    v, height = coords.reshape(observations, -1, dim).copy(), heights.reshape(observations, -1)
-    good = height > height.max(1, keepdims=True) - 20 - 2 * dim
-    for k in np.flatnonzero((~good).any(1) & (good.sum(1) > 2 * dim)):
-        known, lost = np.flatnonzero(good[k]), np.flatnonzero(~good[k])
-        here, a, b = (v[k, random.choice(known, len(lost))] for _ in range(3))
-        v[k, lost] = here + 0.1 * (a - b)
-    return v.reshape(-1, dim)
-
-
 def _convergence(numbers: np.ndarray, observations: int) -> tuple[np.ndarray, np.ndarray]:
     """Of F numbers of each ensemble ``(n, B, F)``: autocorrelation time and R-hat of each observation, the worst."""
-    from emcee.autocorr import integrated_time
-
     steps, _, many = numbers.shape
     series = numbers.reshape(steps, observations, -1, many)
     with np.errstate(all="ignore"):
-        tau = np.array([integrated_time(series[:, k], tol=0, quiet=True).max() for k in range(observations)])
+        tau = _times(series - series.mean((0, 2), keepdims=True)).max(1)
         half = steps // 2
         chains = np.concatenate([series[:half], series[steps - half :]], axis=2)
         inner, outer = chains.var(0, ddof=1).mean(1), chains.mean(0).var(1, ddof=1)
         rhat = np.sqrt((half - 1) / half + outer / inner).max(1)
     # A chain that never moved has neither.
     return np.where(np.isfinite(tau), np.maximum(tau, 1.0), np.inf), np.where(np.isfinite(rhat), rhat, np.inf)
+
+
+def _times(series: np.ndarray) -> np.ndarray:
+    """Autocorrelation times ``(K, F)`` of ``(n, K, E, F)``, with the window of Sokal 1997 (section 3), c = 5.
+
+    From the mean over all E: a mean of each would hide what they disagree in, and make a time of n / 20 half as long.
+    """
+    steps = len(series)
+    power = np.square(np.abs(np.fft.rfft(series, 2 * steps, axis=0))).mean(2)
+    correlation = np.fft.irfft(power, axis=0)[:steps]
+    times = 2 * (correlation / correlation[0]).cumsum(0) - 1
+    enough = np.arange(steps)[:, None, None] >= 5 * times
+    window = np.where(enough.any(0), enough.argmax(0), steps - 1)
+    return np.take_along_axis(times, window[None], 0)[0]
 
 
 def _thinned(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,19 +15,23 @@ from flowzoo.inference._grid import TOLERANCE, grid
 from flowzoo.inference._importance import importance
 from flowzoo.inference._inferred import of_observations
 from flowzoo.inference._mcmc import mcmc
-from flowzoo.inference._scoring import Scorer
+from flowzoo.inference._scoring import NoPosterior, Scorer
 from flowzoo.inference.priors import Prior
 
 
 @dataclass
 class Found:
-    """Draws ``(L, K, D)`` and their log posterior ``(L, K)``, normalised where the evidence ``(K,)`` is known."""
+    """Draws ``(L, K, D)`` and their log posterior ``(L, K)``, normalised where the evidence ``(K,)`` is known.
+
+    Of a posterior flow also ``log_share`` ``(K,)``, the log of its mass in the support of the prior.
+    """
 
     theta: Tensor
     log_prob: Tensor
     log_evidence: Tensor | None
     diagnostics: dict[str, Tensor]
     warnings: list[str] = field(default_factory=list)
+    log_share: Tensor | None = None
 
 
 def by_grid(prior: Prior, likelihood: Scorer, count: int, generator: torch.Generator, **options: Any) -> Found:
@@ -34,11 +39,8 @@ def by_grid(prior: Prior, likelihood: Scorer, count: int, generator: torch.Gener
     coordinates, device = Coordinates(prior), likelihood.bad.device
     low, high, normal = (part.to(device) for part in (coordinates.low, coordinates.high, coordinates.normal))
     target = _in(coordinates, likelihood)
-    try:
+    with _reasons(likelihood):
         made = grid(target, low, high, len(likelihood.bad), count, generator, normal=normal, **options)
-    except ValueError:
-        likelihood.check()  # where the density is NaN everywhere, that is the reason
-        raise
     found = _back(coordinates, made.v, made.log_density, made.log_integral)
     found.diagnostics |= {"evaluations": made.evaluations, "error": made.error}
     tolerance = options.get("tolerance", TOLERANCE)
@@ -54,11 +56,8 @@ def by_grid(prior: Prior, likelihood: Scorer, count: int, generator: torch.Gener
 def by_importance(prior: Prior, likelihood: Scorer, count: int, generator: torch.Generator, **options: Any) -> Found:
     """See ``importance``."""
     many, device = len(likelihood.bad), likelihood.bad.device
-    try:
+    with _reasons(likelihood):
         made = importance(likelihood, prior, many, count, generator, device=device, **options)
-    except ValueError:
-        likelihood.check()
-        raise
     numbers = {"ess": made.ess, "pareto_k": made.pareto_k}
     return Found(made.theta, made.log_prob, made.log_evidence, numbers, made.warnings)
 
@@ -67,11 +66,8 @@ def by_mcmc(prior: Prior, likelihood: Scorer, count: int, generator: torch.Gener
     """See ``mcmc``."""
     coordinates, device = Coordinates(prior, line=True), likelihood.bad.device
     target = _in(coordinates, likelihood)
-    try:
+    with _reasons(likelihood):
         made = mcmc(target, prior.dim, len(likelihood.bad), count, generator, device=device, **options)
-    except ValueError:
-        likelihood.check()
-        raise
     found = _back(coordinates, made.v, made.log_density, None)
     found.diagnostics |= made.diagnostics
     found.warnings += made.warnings
@@ -79,6 +75,19 @@ def by_mcmc(prior: Prior, likelihood: Scorer, count: int, generator: torch.Gener
 
 
 METHODS: dict[str, Callable[..., Found]] = {"grid": by_grid, "importance": by_importance, "mcmc": by_mcmc}
+
+
+@contextmanager
+def _reasons(likelihood: Scorer) -> Iterator[None]:
+    """A method that found no density says of which observations, and why."""
+    try:
+        yield
+    except ValueError as error:
+        likelihood.check()  # where the density is NaN everywhere, that is the reason
+        if isinstance(error, NoPosterior) or not bool(likelihood.nowhere.any()):
+            raise
+        why, cure = "no draw of the prior has a density", "give a narrower prior, or look for far-off values in x"
+        raise NoPosterior(why, likelihood.nowhere, cure) from None
 
 
 def _in(coordinates: Coordinates, likelihood: Scorer) -> Callable[..., Tensor]:

@@ -11,6 +11,8 @@ import numpy as np
 from emcee.moves import RedBlueMove
 from emcee.state import State
 
+from flowzoo.inference._mixture import Mixture, log_sum, pick
+
 
 class _BlockMove(RedBlueMove):
     """Walkers ``(B * W, D)``, B ensembles one after another; of each one half moves against the other, then back.
@@ -32,7 +34,7 @@ class _BlockMove(RedBlueMove):
         half = coords.shape[1] // 2
         for mine, other in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
             moved, factors = self.get_proposal(coords[:, mine], coords[:, other], model.random)
-            found = model.compute_log_prob_fn(moved.reshape(-1, dim))[0].reshape(self.blocks, half)
+            found = model.log_prob_fn(moved.reshape(-1, dim)).reshape(self.blocks, half)
             with np.errstate(invalid="ignore"):
                 gain = factors + found - heights[:, mine]
             yes = np.log(model.random.random_sample(gain.shape)) < gain
@@ -71,3 +73,48 @@ class Difference(_BlockMove):
         # The length is blurred a little, or walkers would stay on a lattice.
         gamma = self.gamma * (1 + 1e-2 * random.standard_normal((blocks, half, 1)))
         return s + gamma * (c[rows, first] - c[rows, second]), np.zeros((blocks, half))
+
+
+class _MixtureMove(_BlockMove):
+    """By a mixture of each observation, whose ensembles stand one after another; while it is used it may not change."""
+
+    def __init__(self, blocks: int, mixture: Mixture) -> None:
+        super().__init__(blocks)
+        self.mixture = mixture
+
+    def get_proposal(self, s: np.ndarray, c: np.ndarray, random: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As in ``Stretch``; the complement is not looked at."""
+        moved, factors = self.propose_from(s.reshape(len(self.mixture.mean), -1, s.shape[2]), random)
+        return moved.reshape(s.shape), factors.reshape(s.shape[:2])
+
+    def propose_from(self, v: np.ndarray, random: Any) -> tuple[np.ndarray, np.ndarray]:
+        """``(K, N, D)`` to proposals and log factors ``(K, N)``."""
+        raise NotImplementedError
+
+
+class Leap(_MixtureMove):
+    """Anywhere: a draw of the mixture (an independence sampler, Tierney 1994, section 2.3.3)."""
+
+    def propose_from(self, v: np.ndarray, random: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As said there."""
+        moved = self.mixture.draw(v.shape[1], random)
+        return moved, self.mixture.log_prob(v) - self.mixture.log_prob(moved)
+
+
+class Stroll(_MixtureMove):
+    """A normal step of the scale of the component that a walker is in: small where the posterior is narrow."""
+
+    def propose_from(self, v: np.ndarray, random: Any) -> tuple[np.ndarray, np.ndarray]:
+        """As said there."""
+        mixture, gamma = self.mixture, 2 / np.sqrt(v.shape[2])
+        here = mixture.parts(v)[1]
+        here -= log_sum(here)[:, None]
+        which = pick(np.exp(here), random)
+        z = random.standard_normal((*v.shape, 1))
+        step = gamma * (mixture.root[np.arange(len(v))[:, None], which] @ z)[..., 0]
+        there = mixture.parts(v + step)[1]
+        there -= log_sum(there)[:, None]
+        # Density of the step from either end, over the component that it may have been drawn from.
+        z = step[:, None] @ mixture.whiten / gamma
+        taken = -0.5 * np.einsum("...d,...d->...", z, z) - mixture.log_volume[..., None]
+        return v + step, log_sum(there + taken) - log_sum(here + taken)

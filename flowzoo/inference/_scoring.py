@@ -19,6 +19,21 @@ PAIRS = 2**16  # in one call of the flow, which cuts them further by itself
 NUMBERS = 2**23  # of observations that are repeated beside their thetas in one call, 32 MiB
 
 
+class NoPosterior(ValueError):
+    """Some observations have no posterior that could be found; of the others nothing is said.
+
+    Args:
+        why: in words that go before "for 1 of 3 observations".
+        lost: ``(K,)`` booleans, which.
+        cure: what to do.
+    """
+
+    def __init__(self, why: str, lost: Tensor, cure: str) -> None:
+        first = int(lost.nonzero()[0])
+        super().__init__(f"{why} for {of_observations(lost)} (the first is observation {first}); {cure}")
+        self.why, self.lost, self.cure = why, lost, cure
+
+
 class Scorer:
     """A log-density of pairs, of K observations and any thetas; NaN and +inf become -inf, and are counted.
 
@@ -31,7 +46,7 @@ class Scorer:
     def __init__(self, pairs: Callable[[Tensor, Tensor], Tensor], count: int, width: int, device: torch.device) -> None:
         self._pairs, self.size = pairs, max(1, min(PAIRS, NUMBERS // max(1, width)))
         self.bad = torch.zeros(count, dtype=torch.long, device=device)
-        self.tried = torch.zeros_like(self.bad)
+        self.tried, self.finite = torch.zeros_like(self.bad), torch.zeros_like(self.bad)
 
     @torch.no_grad()
     def __call__(self, theta: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -43,20 +58,24 @@ class Scorer:
         wrong = found.isnan() | found.isposinf()
         self.tried.index_add_(0, which, torch.ones_like(which))
         self.bad.index_add_(0, which, wrong.long())
+        self.finite.index_add_(0, which, found.isfinite().long())
         return found.masked_fill(wrong, -torch.inf).reshape(theta.shape[:2])
+
+    @property
+    def nowhere(self) -> Tensor:
+        """``(K,)`` booleans: observations whose density was looked at, and finite nowhere."""
+        return (self.tried > 0) & (self.finite == 0)
 
     def check(self) -> list[str]:
         """What to say of densities that were not finite.
 
         Raises:
-            ValueError: if an observation has no other.
+            NoPosterior: if observations have no other.
         """
         lost = (self.bad > 0) & (self.bad == self.tried)
         if bool(lost.any()):
-            first = int(lost.nonzero()[0])
-            raise ValueError(
-                f"the flow's log_prob is NaN or infinite at every theta tried for {of_observations(lost)} "
-                f"(the first is observation {first}); look for non-finite or far-off values in x"
+            raise NoPosterior(
+                "the flow's log_prob is NaN or infinite at every theta tried", lost, "look for far-off values in x"
             )
         wrong = int(self.bad.sum())
         if not wrong:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +14,26 @@ from flowzoo.flow import ConditionalFlow
 from flowzoo.inference._best import climb
 from flowzoo.inference._checks import leaning
 from flowzoo.inference._direct import draw
+from flowzoo.inference._grid import check_grid
 from flowzoo.inference._inferred import Inferred
 from flowzoo.inference._methods import METHODS, Found
-from flowzoo.inference._scoring import Scorer, evaluating, observations
+from flowzoo.inference._scoring import NoPosterior, Scorer, evaluating, observations
+from flowzoo.inference._sides import sides
+from flowzoo.inference._tensors import tensors, writes
 from flowzoo.inference.priors import Prior
 from flowzoo.seeding import generator as stream
 
 FEWEST = 256  # draws are made, and the first of them kept: the search for the best needs to know the scale
 ACCEPTANCE_DRAWS = 2000  # for the density of a truncated flow where nothing was drawn before
+NAMED = 5  # observations without a posterior that are named
+
+
+class _Share(NamedTuple):
+    """Of observations ``x`` the log of the flow's mass in the support, ``(K,)``, and of which flow and prior it is."""
+
+    x: Tensor
+    log: Tensor
+    state: list[Any]
 
 
 class Posterior:
@@ -39,28 +51,37 @@ class Posterior:
         flow: a ``ConditionalFlow``; theta is a vector ``(D,)``.
         prior: of theta; a likelihood flow needs one.
         theta: whether theta is the flow's ``context`` or its ``event``; by default ``context`` if there is a prior.
+        names: of the D parameters, for warnings; none by default.
 
     Raises:
         ValueError: for a likelihood flow without a prior, or a prior of another number of parameters than the flow's.
     """
 
     def __init__(
-        self, flow: ConditionalFlow, prior: Prior | None = None, *, theta: Literal["context", "event"] | None = None
+        self,
+        flow: ConditionalFlow,
+        prior: Prior | None = None,
+        *,
+        theta: Literal["context", "event"] | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         self.theta = theta if theta is not None else ("event" if prior is None else "context")
         if self.theta not in ("context", "event"):
             raise ValueError(f"theta must be 'context' or 'event'; got {theta!r}")
         if self.theta == "context" and prior is None:
             raise ValueError("a likelihood flow needs a prior to have a posterior; give one, such as Box(low, high)")
-        own, other = (flow.context_shape, flow.event_shape)[:: 1 if self.theta == "context" else -1]
+        own, other = sides(self.theta, flow.event_shape, flow.context_shape)
         if len(own) != 1 or own[0] == 0:
             raise ValueError(f"theta, the flow's {self.theta}, must be a vector (D,); the flow has {tuple(own)}")
         if prior is not None and prior.dim != own[0]:
             raise ValueError(
                 f"the prior has {prior.dim} parameters and the flow's {self.theta}, which is theta, has {own[0]}"
             )
+        if len(names) not in (0, own[0]):
+            raise ValueError(f"names must be {own[0]}, one for each parameter; got {len(names)}: {', '.join(names)}")
         self.flow, self.prior, self.dim, self.x_shape = flow, prior, int(own[0]), torch.Size(other)
-        self._last: tuple[Tensor, Tensor] | None = None
+        self.names = tuple(names)
+        self._last: _Share | None = None
 
     # -- densities --------------------------------------------------------------------------------------------------
 
@@ -69,7 +90,7 @@ class Posterior:
         """The log posterior density: of a likelihood flow not normalised, log q(x | theta) + log prior.
 
         For a truncated posterior flow the share of mass in the support is that of the last ``sample`` if it was of the
-        same observations, otherwise it is measured with 2000 draws of a fixed seed.
+        same observations, flow and prior, otherwise it is measured with 2000 draws of a fixed seed.
 
         Args:
             theta: ``(*B, D)``; batch shapes broadcast.
@@ -129,9 +150,8 @@ class Posterior:
         return torch.cat(found).double().reshape(batch)
 
     def _device(self, x: Tensor) -> torch.device:
-        """Of the flow; of x if it has no parameters."""
-        own = next(iter(self.flow.parameters()), x) if isinstance(self.flow, torch.nn.Module) else x
-        return own.device
+        """Of the flow; of x if it has no tensors."""
+        return next(iter(tensors(self.flow)), x).device
 
     def _pairs(self, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """``(theta (P, D), rows (P,)) -> log q (P,)`` for observations ``(K, *obs)``."""
@@ -141,11 +161,16 @@ class Posterior:
         return lambda theta, rows: self.flow.log_prob(theta, x, rows)
 
     def _log_acceptance(self, x: Tensor) -> Tensor:
-        if self._last is None or self._last[0].shape != x.shape or not torch.equal(self._last[0], x):
+        last, state = self._last, self._state()
+        if last is None or last.state != state or last.x.shape != x.shape or not torch.equal(last.x, x):
             with evaluating(self.flow):
                 drawn = draw(self.flow, x, self.prior, ACCEPTANCE_DRAWS, stream(0, "acceptance", device=x.device))
-            self._last = x, drawn.log_acceptance
-        return self._last[1]
+            last = self._last = _Share(x, drawn.log_acceptance, state)
+        return last.log
+
+    def _state(self) -> list[Any]:
+        """What changes when the flow is trained on, or another prior takes the place of this one."""
+        return [self.flow, self.prior, *writes(self.flow)]
 
     # -- draws ------------------------------------------------------------------------------------------------------
 
@@ -161,6 +186,9 @@ class Posterior:
     ) -> Inferred:
         """Draw from the posterior of each observation, all of them at once.
 
+        Where some observations have none that can be found (the density of their data is finite for no theta), their
+        draws are NaN and a warning names them; the others are what they are without those.
+
         Args:
             x: ``(K, *obs)``, or a single ``(*obs,)``, which a warning says; moved to the flow's device.
             count: draws L of each.
@@ -171,42 +199,75 @@ class Posterior:
             options: of the method; see ``grid``, ``importance`` and ``mcmc``.
 
         Raises:
-            ValueError: for observations of another shape, a method that does not fit, a density that is nowhere finite,
-                or a posterior flow with next to no mass in the support of the prior.
+            ValueError: for observations of another shape, a method that does not fit, or (``NoPosterior``) where no
+                observation has one: its density is nowhere finite, or a posterior flow has next to no mass in the
+                support of the prior.
         """
-        chosen = self._method(method)
+        chosen = self.method_for(method)
         if count < 1:
             raise ValueError(f"count must be at least 1 draw; got {count}")
         x, said = observations(x, self.x_shape)
         x = x.to(self._device(x))
-        warned = [said] if said else []
-        scorer = Scorer(self._pairs(x), len(x), prod(self.x_shape) if self.theta == "context" else self.dim, x.device)
-        wanted = max(count, FEWEST)
-        with evaluating(self.flow):
+        warned, rows = [said] if said else [], torch.arange(len(x), device=x.device)
+        while True:
             try:
-                if chosen == "direct":
-                    found = self._drawn(x, wanted, generator, **options)
-                else:
-                    found = METHODS[chosen](self.prior, scorer, wanted, generator, **options)
-            except TypeError as error:
-                if "unexpected keyword" not in str(error):
+                found, best, remarks = self._found(x[rows], chosen, max(count, FEWEST), generator, options)
+                break
+            except NoPosterior as error:
+                # A proposal may be of all observations, in their order.
+                if bool(error.lost.all()) or options.get("proposal") is not None:
                     raise
-                raise ValueError(f"method '{chosen}': {error}") from None
-            best = self._best(scorer, found, generator)
-        warned += scorer.check() + found.warnings
+                warned.append(_without(rows[error.lost], len(x), error))
+                rows = rows[~error.lost]
+        warned += remarks
         if self.prior is not None:
-            warned += leaning(self.prior, found.theta)
+            warned += leaning(self.prior, found.theta, self.names)
+
+        def of_all(part: Tensor, axis: int) -> Tensor:
+            if len(rows) == len(x):
+                return part.contiguous()
+            size = (*part.shape[:axis], len(x), *part.shape[axis + 1 :])
+            return part.new_full(size, math.nan, dtype=torch.float64).index_copy(axis, rows, part.double())
+
+        if found.log_share is not None:
+            self._last = _Share(x, of_all(found.log_share, 0), self._state())
         return Inferred(
-            theta=found.theta[:count].contiguous(),
-            log_prob=found.log_prob[:count].contiguous(),
-            log_evidence=found.log_evidence,
-            best=best,
+            theta=of_all(found.theta[:count], 1),
+            log_prob=of_all(found.log_prob[:count], 1),
+            log_evidence=None if found.log_evidence is None else of_all(found.log_evidence, 0),
+            best=of_all(best, 0),
             method=chosen,
-            diagnostics=found.diagnostics,
+            diagnostics={name: of_all(value, 0) for name, value in found.diagnostics.items()},
             warnings=tuple(warned),
         )
 
-    def _method(self, method: str) -> str:
+    def _found(
+        self, x: Tensor, method: str, count: int, generator: torch.Generator, options: dict[str, Any]
+    ) -> tuple[Found, Tensor, list[str]]:
+        """Draws, the best of each observation ``(K, D)``, and what to say of both."""
+        scorer = Scorer(self._pairs(x), len(x), prod(self.x_shape) if self.theta == "context" else self.dim, x.device)
+        with evaluating(self.flow):
+            try:
+                if method == "direct":
+                    found = self._drawn(x, count, generator, **options)
+                else:
+                    found = METHODS[method](self.prior, scorer, count, generator, **options)
+            except TypeError as error:
+                if "unexpected keyword" not in str(error):
+                    raise
+                raise ValueError(f"method '{method}': {error}") from None
+            best = self._best(scorer, found, generator)
+        return found, best, scorer.check() + found.warnings
+
+    def method_for(self, method: str = "auto") -> str:
+        """The method that ``sample`` takes.
+
+        Args:
+            method: as ``sample`` is given it.
+
+        Raises:
+            ValueError: for one that does not fit the flow or the prior.
+        """
         if method != "auto" and method not in METHODS:
             raise ValueError(f"method must be auto, {', '.join(METHODS)}; got {method!r}")
         if self.theta == "event":
@@ -222,6 +283,8 @@ class Posterior:
             return "importance"
         if method == "auto":
             return "grid" if self.dim <= 3 else "mcmc"
+        if method == "grid":
+            check_grid(self.dim)
         return method
 
     def _posterior_density(self, scorer: Scorer, possible_theta: Tensor) -> Callable[[Tensor], Tensor]:
@@ -249,8 +312,15 @@ class Posterior:
     def _drawn(self, x: Tensor, count: int, generator: torch.Generator) -> Found:
         """Draws of a posterior flow."""
         made = draw(self.flow, x, self.prior, count, generator)
-        said, numbers, share = made.remarks(), {}, torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        if self.prior is not None:
-            share, numbers = made.log_acceptance, {"leakage": made.leakage}
-            self._last = x, share
-        return Found(made.theta, made.log_prob - share, torch.zeros_like(share), numbers, said)
+        evidence = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        if self.prior is None:
+            return Found(made.theta, made.log_prob, evidence, {}, made.remarks())
+        share, numbers = made.log_acceptance, {"leakage": made.leakage}
+        return Found(made.theta, made.log_prob - share, evidence, numbers, made.remarks(), share)
+
+
+def _without(lost: Tensor, total: int, error: NoPosterior) -> str:
+    """Which observations have no posterior, ``(n,)`` of them, and why."""
+    named = ", ".join(str(k) for k in lost[:NAMED].tolist()) + (", ..." if len(lost) > NAMED else "")
+    said = f"{len(lost)} of {total} observations have no posterior ({named}, from 0)"
+    return f"{said}, and their draws are NaN: {error.why}; {error.cure}"

@@ -19,7 +19,8 @@ def summarise(inferred: Inferred, names: Sequence[str], truth: Tensor | None = N
 
     Of each parameter: ``mean``, ``sd``, ``median``, ``map``, and intervals ``[low, high]`` at 68 and 95 %, equal-tailed
     (``interval_68``) and highest-density (``hdi_68``); with a truth, it and whether the equal-tailed intervals hold it
-    (``inside_68``). A number that is not finite is None, as JSON has none. Warnings are of all observations together.
+    (``inside_68``). A number that is not finite is None, as JSON has none; of an observation without a
+    posterior all are. Warnings are of all observations together.
 
     Args:
         inferred: of K observations.
@@ -50,6 +51,9 @@ def summarise(inferred: Inferred, names: Sequence[str], truth: Tensor | None = N
             low, high = columns[f"interval_{level * 100:.0f}"].unbind(-1)
             columns[f"inside_{level * 100:.0f}"] = (low <= truth) & (truth <= high)
     lists = {key: _plain(value) for key, value in columns.items()}
+    for k in inferred.mean.isnan().any(1).nonzero()[:, 0].tolist():  # an observation without a posterior
+        for key in lists:
+            lists[key][k] = lists[key][k] if key == "truth" else [None] * dim
     evidence = None if inferred.log_evidence is None else _plain(inferred.log_evidence)
     numbers = {key: _plain(value) for key, value in inferred.diagnostics.items()}
     return [

@@ -17,10 +17,12 @@ from flowzoo.metrics._metric import (
     Posteriors,
     ReferenceDraws,
 )
+from flowzoo.metrics._regression import PAIRS, regressed
 from flowzoo.registry import METRICS
 
 __all__ = [
     "MIN_SIDE",
+    "PAIRS",
     "Clouds",
     "Column",
     "Ensembles",
@@ -33,6 +35,7 @@ __all__ = [
     "columns",
     "configure",
     "lc2st",
+    "regressed",
 ]
 
 

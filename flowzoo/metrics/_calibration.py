@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flowzoo.metrics._metric import Evaluation, NotComputed, Posteriors
+from flowzoo.metrics._regression import PAIRS
 from flowzoo.seeding import generator
 
 LEAST = 20  # observations, below which no test says anything
@@ -17,11 +18,16 @@ GOOD_P, BAD_P = 0.05, 0.001  # the marks of every column of p
 BLUR = 1e-3  # nats, of log densities that are ranked
 
 
-def usable(evaluation: Evaluation) -> Posteriors:
+def usable(evaluation: Evaluation, *, predicted: bool = False) -> Posteriors:
     """The posteriors of an evaluation, if they can be tested.
 
+    Args:
+        evaluation: of a flow.
+        predicted: whether the test needs predictions of theta.
+
     Raises:
-        NotComputed: if there are none, or too few observations, or any that are not numbers, with their count.
+        NotComputed: if there are none, or too few observations or training pairs, or any that are not numbers, with
+            their count.
     """
     found = evaluation.posteriors
     if found is None:
@@ -38,6 +44,8 @@ def usable(evaluation: Evaluation) -> Posteriors:
     lost = int(torch.stack(scores).any(0).sum())
     if lost:
         raise NotComputed(f"log densities of {lost} of {count} observations are not numbers")
+    if predicted and found.predicted is None:
+        raise NotComputed(f"fewer than {PAIRS} training pairs; references that know x need as many")
     return found
 
 

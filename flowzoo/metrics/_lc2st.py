@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowzoo.metrics._metric import Posteriors
-from flowzoo.metrics.tarp import leading
+from flowzoo.metrics._regression import leading
 
 CLASSIFIER = "ridge logistic regression in quadratic features of standardised theta and its products with x"
 COMPONENTS = 4  # of posterior means and observation together, that the classifier sees

@@ -96,8 +96,8 @@ class Posteriors:
             density and so no likelihood can be told from a posterior.
         truth_log_likelihood: ``(N,)``.
         observation: ``(N, F)`` the observations, flattened, each column in units of its spread.
-        known_theta: ``(M, D)`` parameters of training events, independent of the N.
-        known_observation: ``(M, F)`` their observations, as ``observation``.
+        predicted: ``(N, D)`` theta in the unit box as it was learnt to be told from the observations, of pairs that are
+            independent of the N; None where there were too few of these.
         prior_draws: ``(P, D)`` draws from the prior.
         to_unit: theta ``(..., D)`` into the unit box, each parameter through its prior's distribution function.
         names: of the parameters.
@@ -111,8 +111,7 @@ class Posteriors:
     log_likelihood: Tensor | None
     truth_log_likelihood: Tensor | None
     observation: Tensor
-    known_theta: Tensor
-    known_observation: Tensor
+    predicted: Tensor | None
     prior_draws: Tensor
     to_unit: Callable[[Tensor], Tensor]
     names: Sequence[str] = ()

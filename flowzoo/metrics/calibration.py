@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from flowzoo.metrics._calibration import BAD_P, GOOD_P, holm, stream, uniform_p, usable
-from flowzoo.metrics._metric import Column, Evaluation, NotComputed, Posteriors
+from flowzoo.metrics._metric import Column, Evaluation, Posteriors
 from flowzoo.metrics.hpd import credibility
 from flowzoo.metrics.sbc import sbc
-from flowzoo.metrics.tarp import KNOWN, tarp
+from flowzoo.metrics.tarp import tarp
 from flowzoo.registry import METRICS
 
 
@@ -56,9 +56,7 @@ class Calibration:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float | str | Tensor]:
         """See the class."""
-        posteriors = usable(evaluation)
-        if len(posteriors.known_theta) < KNOWN:
-            raise NotComputed(f"{len(posteriors.known_theta)} training pairs; references that know x need {KNOWN}")
+        posteriors = usable(evaluation, predicted=True)
         found = family(posteriors, *(stream(evaluation, name) for name in ("sbc", "hpd", "tarp")))
         return {"calibration_p": float(found.adjusted.min()), "p": found.p, "p_holm": found.adjusted}
 

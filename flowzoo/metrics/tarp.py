@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from flowzoo.metrics._calibration import BAD_P, GOOD_P, chi2_p, holm, ks_p, randomised_pit, stream, uniform_p, usable
-from flowzoo.metrics._metric import Column, Evaluation, NotComputed, Posteriors
+from flowzoo.metrics._metric import Column, Evaluation, Posteriors
 from flowzoo.registry import METRICS
 
 KINDS = ("uniform", "regression", "side")
-KNOWN = 50  # pairs that a regression needs
-COLUMNS = 32  # of wider observations the leading principal components
-TREES = 50
 FAR = 100.0  # sides of the box: from there spheres are planes
 
 
@@ -58,9 +55,7 @@ class TARP:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float | str | Tensor]:
         """See the class."""
-        posteriors = usable(evaluation)
-        if len(posteriors.known_theta) < KNOWN:
-            raise NotComputed(f"{len(posteriors.known_theta)} training pairs; references that know x need {KNOWN}")
+        posteriors = usable(evaluation, predicted=True)
         f = tarp(posteriors, stream(evaluation, "tarp"))
         p = uniform_p(f)
         adjusted = holm(p)
@@ -72,22 +67,20 @@ def tarp(posteriors: Posteriors, source: torch.Generator) -> Tensor:
     """Randomised fractions of draws nearer to the reference than the truth, by kind of reference.
 
     Args:
-        posteriors: draws ``(L, N, D)``, truths, and known pairs for the regression.
+        posteriors: draws ``(L, N, D)``, truths, and what is predicted of them.
         source: of references and randomisation.
 
     Returns:
         ``(3, N)``, as ``KINDS``.
 
     Raises:
-        ValueError: if there are fewer than 50 known pairs.
+        ValueError: if nothing is predicted.
     """
-    if len(posteriors.known_theta) < KNOWN:
-        raise ValueError(f"references that know x need {KNOWN} known pairs; got {len(posteriors.known_theta)}")
+    if posteriors.predicted is None:
+        raise ValueError("references that know x need predictions of theta; got None")
     draws, truth = posteriors.to_unit(posteriors.draws), posteriors.to_unit(posteriors.truth)
     uniform = torch.rand(truth.shape, dtype=truth.dtype, generator=source, device=source.device).to(truth.device)
-    known = posteriors.to_unit(posteriors.known_theta)
-    regression = regressed(posteriors.known_observation, known, posteriors.observation, source)
-    references = (uniform, regression, sides(draws, truth))
+    references = (uniform, posteriors.predicted.to(truth), sides(draws, truth))
     return torch.stack([fraction(draws, truth, reference, source) for reference in references])
 
 
@@ -132,48 +125,3 @@ def sides(draws: Tensor, truth: Tensor) -> Tensor:
     length = toward.norm(dim=-1, keepdim=True)
     straight = torch.full_like(toward, 1 / math.sqrt(truth.shape[-1]))
     return 0.5 + FAR * torch.where(length > 0, toward / length.where(length > 0, 1.0), straight)
-
-
-def regressed(known_x: Tensor, known_theta: Tensor, x: Tensor, source: torch.Generator) -> Tensor:
-    """Theta as 50 extremely randomised trees (Geurts et al. 2006, Mach. Learn. 63, 3) predict it from x.
-
-    How good they are decides what the test sees, and not whether it is valid. Observations of more than 32 columns are
-    projected on the leading principal components of the known ones, found with a random projection.
-
-    Args:
-        known_x: ``(M, F)``.
-        known_theta: ``(M, D)``.
-        x: ``(N, F)``.
-        source: of projection and trees.
-
-    Returns:
-        ``(N, D)``.
-    """
-    from sklearn.ensemble import ExtraTreesRegressor
-
-    seed = int(torch.randint(2**31, (), generator=source, device=source.device))
-    known_x, x = leading(known_x, x, source)
-    trees = ExtraTreesRegressor(TREES, min_samples_leaf=5, random_state=seed, n_jobs=1)
-    # One column is given as a vector, or scikit-learn warns.
-    target = known_theta[:, 0] if known_theta.shape[1] == 1 else known_theta
-    trees.fit(known_x.cpu().numpy(), target.cpu().numpy())
-    found = torch.as_tensor(trees.predict(x.cpu().numpy()), dtype=known_theta.dtype)
-    return found.reshape(len(x), -1).to(known_theta.device)
-
-
-def leading(known: Tensor, x: Tensor, source: torch.Generator, columns: int = COLUMNS) -> tuple[Tensor, Tensor]:
-    """Wide observations projected on the leading principal components of the known ones; others as they are.
-
-    Halko, Martinsson and Tropp 2011, SIAM Rev. 53, 217, algorithm 4.4 with two iterations.
-    """
-    if known.shape[1] <= columns:
-        return known, x
-    centre = known.mean(0)
-    known, x = known - centre, x - centre
-    width = min(columns + 8, len(known), known.shape[1])
-    start = torch.randn(known.shape[1], width, generator=source, device=source.device).to(known)
-    basis = torch.linalg.qr(known @ start).Q
-    for _ in range(2):
-        basis = torch.linalg.qr(known @ torch.linalg.qr(known.T @ basis).Q).Q
-    axes = torch.linalg.svd(basis.T @ known, full_matrices=False).Vh[:columns]
-    return known @ axes.T, x @ axes.T

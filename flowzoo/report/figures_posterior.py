@@ -5,67 +5,33 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from flowzoo.report._catalogue import Array, Axis, tick
+from flowzoo.report._catalogue import Axis, tick
 from flowzoo.report._densities import bin_count, fitted_density
-from flowzoo.report._numbers import interval_text, power_of
+from flowzoo.report._numbers import power_of
+from flowzoo.report._parameters import Column, columns_of
 from flowzoo.report._regions import enclosing
-from flowzoo.report._style import INK, PALETTE, WIDTH, text, verbatim, width, with_unit
+from flowzoo.report._style import INK, PALETTE, WIDTH, text, verbatim, width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PARAMETERS = 12  # that are shown of more
 FRACTIONS = (0.95, 0.68)
 _FILLS = ("#BBD9EC", "#5DA5D2")  # within 95 %, within 68 %: tints of the line
 _LINE, _TRUTH, _BEST = PALETTE[0], PALETTE[1], "#000000"
 _BOUND = "#8A8A8A"
 _FINE, _COARSE, _MANY = 256, 128, 5  # bins of a region; of more parameters than that many, whose panels are small
-_CORE = (2.5, 97.5)  # percentiles, beyond which an axis goes on by half of what lies between them
 _ONE = 61  # bins of a constant, an odd number that has one in the middle
 _LETTER = 0.065  # inches, of a number beside an axis
-_EXTENDED = 1.0  # of an axis, by which it is made longer to show the truth or the best
 # In inches.
 _LEFT, _BOTTOM, _RIGHT, _TOP, _GAP, _TILE = 0.95, 0.85, 0.2, 0.8, 0.06, 2.3
 _UNTITLED = 0.4  # in place of _TOP
 _SMALL = 1.3  # tile, below which letters are small and numbers are turned
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One parameter as it is shown."""
-
-    name: str
-    unit: str
-    values: Array
-    axis: Axis  # where densities are counted
-    shown: Axis  # a little more where that ends at the prior's bound
-    truth: float
-    best: float
-    bounds: tuple[float, float]
-
-    @property
-    def label(self) -> str:
-        """Its name and unit, and the power of ten by which the numbers of its axis are divided."""
-        power = power_of(max(abs(self.shown.low), abs(self.shown.high)))
-        return with_unit(self.name, " ".join(filter(None, [f"10^{power}" if power else "", self.unit])))
-
-    @property
-    def interval(self) -> str:
-        """Its median and 68 % interval."""
-        low, middle, high = (float(value) for value in np.percentile(self.values, (16, 50, 84)))
-        return interval_text(middle, high - middle, middle - low)
-
-    @property
-    def constant(self) -> bool:
-        """Whether all draws are one value."""
-        return float(np.ptp(self.values)) == 0
 
 
 def draw_posterior(
@@ -98,7 +64,7 @@ def draw_posterior(
     """
     from matplotlib.figure import Figure
 
-    columns, note = _columns(theta, names, units, truth, best, bounds)
+    columns, note = columns_of(theta, names, units, truth, best, bounds)
     count = len(columns)
     tile = min(_TILE if count > 1 else 1.5 * _TILE, (WIDTH - _LEFT - _RIGHT - (count - 1) * _GAP) / count)
     step, small = tile + _GAP, tile < _SMALL
@@ -140,7 +106,7 @@ def draw_posterior(
     return figure
 
 
-def _titles(columns: Sequence[_Column], tile: float) -> tuple[list[str], float]:
+def _titles(columns: Sequence[Column], tile: float) -> tuple[list[str], float]:
     """Median and interval of each, behind its name where all have room for that, and the size of the letters."""
     said = [column.interval for column in columns]
     named = [f"{text(column.name)} = {one}" for column, one in zip(columns, said, strict=True)]
@@ -155,73 +121,7 @@ def _titles(columns: Sequence[_Column], tile: float) -> tuple[list[str], float]:
     return said, max(4.5, min(size, 10 * tile / widest(said)))
 
 
-def _columns(
-    theta: Tensor,
-    names: Sequence[str],
-    units: Sequence[str],
-    truth: Tensor | None,
-    best: Tensor | None,
-    bounds: tuple[Tensor, Tensor] | None,
-) -> tuple[list[_Column], str]:
-    """The parameters that are shown, and what must be said below the figure."""
-    if theta.ndim != 2 or not theta.shape[1]:
-        raise ValueError(f"theta must be (L, D), L draws of D parameters; got {tuple(theta.shape)}")
-    total, count = theta.shape
-    if len(names) != count or len(units) not in (0, count):
-        raise ValueError(
-            f"theta has {count} parameters; got {len(names)} names and {len(units)} units, one each expected"
-        )
-    low, high = (None, None) if bounds is None else bounds
-    rows = {"truth": truth, "best": best, "bounds[0]": low, "bounds[1]": high}
-    default = (math.nan, math.nan, -math.inf, math.inf)
-    for name, given in rows.items():
-        if given is not None and given.shape != (count,):
-            raise ValueError(f"{name} must be ({count},), one value for each parameter; got {tuple(given.shape)}")
-    each = [
-        [fill] * count if given is None else given.tolist() for given, fill in zip(rows.values(), default, strict=True)
-    ]
-    values = theta.detach().double().cpu().numpy()
-    finite = values[np.isfinite(values).all(1)]
-    if len(finite) < 2:
-        raise ValueError(f"theta: a corner plot needs two finite draws at least; {len(finite)} of {total} are finite")
-    columns = [
-        _column(name, unit, finite[:, i], *(row[i] for row in each))
-        for i, (name, unit) in enumerate(zip(names, units or [""] * count, strict=True))
-    ][:PARAMETERS]
-    lost = [] if len(finite) == total else [f"{total - len(finite)} of {total} draws are not finite, left out"]
-    rest = [f"the first {PARAMETERS} of {count} parameters"] if count > PARAMETERS else []
-    beyond = [
-        f"{c.name}: {kind} is beyond the axis, at {value:.4g}"
-        for c in columns
-        for kind, value in (("truth", c.truth), ("highest density", c.best))
-        if math.isfinite(value) and not c.shown.low <= value <= c.shown.high
-    ]
-    return columns, "; ".join([*rest, *lost, *beyond])
-
-
-def _column(name: str, unit: str, values: Array, truth: float, best: float, low: float, high: float) -> _Column:
-    """The axis has the middle 95 % of the draws and half as much at each side, as far as there are draws."""
-    core = np.percentile(values, _CORE)
-    if float(np.ptp(values)) == 0:
-        half = 0.5 * abs(float(values[0])) or 0.5
-        start, end = float(values[0]) - half, float(values[0]) + half
-    else:
-        wide = float(core[1] - core[0]) or float(np.ptp(values))
-        start, end = max(core[0] - 0.5 * wide, values.min()), min(core[1] + 0.5 * wide, values.max())
-        start, end = start - 0.05 * (end - start), end + 0.05 * (end - start)
-    reach = _EXTENDED * (end - start)
-    marks = [value for value in (truth, best) if start - reach <= value <= end + reach]
-    margin = 0.05 * (end - start)
-    start, end = min([start, *(m - margin for m in marks)]), max([end, *(m + margin for m in marks)])
-    # A prior's bound within the axis ends it: no density is smeared beyond. Draws beyond it are not hidden, though.
-    inside = max(start, min(low, float(values.min()))), min(end, max(high, float(values.max())))
-    axis = Axis(*inside)
-    margin = 0.03 * (axis.high - axis.low)
-    shown = Axis(axis.low - (margin if axis.low > start else 0), axis.high + (margin if axis.high < end else 0))
-    return _Column(name, unit, values, axis, shown, truth, best, (low, high))
-
-
-def _marginal(at: Axes, column: _Column) -> None:
+def _marginal(at: Axes, column: Column) -> None:
     """A histogram, with the median and the 68 % interval."""
     bins = _ONE if column.constant else bin_count(column.values, column.axis)
     counts, edges = np.histogram(column.values, bins, (column.axis.low, column.axis.high))
@@ -237,7 +137,7 @@ def _marginal(at: Axes, column: _Column) -> None:
     at.set_ylim(0, 1.08 * max(counts.max(), 1))
 
 
-def _pair(at: Axes, across: _Column, up: _Column, bins: int, small: bool) -> None:
+def _pair(at: Axes, across: Column, up: Column, bins: int, small: bool) -> None:
     """Regions of two parameters; where one of them is constant, intervals of the other on a line."""
     if across.constant or up.constant:
         for (low, high), wide, colour in zip(((2.5, 97.5), (16, 84)), (2.0, 4.0), _FILLS, strict=True):
@@ -260,7 +160,7 @@ def _pair(at: Axes, across: _Column, up: _Column, bins: int, small: bool) -> Non
     at.plot(across.best, up.best, "+", color=_BEST, markersize=5 if small else 7, markeredgewidth=1.2, zorder=5)
 
 
-def _marks(at: Axes, column: _Column, along: str) -> None:
+def _marks(at: Axes, column: Column, along: str) -> None:
     """Lines at the truth and at the bounds of the prior."""
     line = at.axvline if along == "x" else at.axhline
     if math.isfinite(column.truth):
@@ -288,7 +188,7 @@ def _ticks(at: Axes, axis: Axis, along: str, tile: float) -> None:
         number.set(rotation=45, ha="right", rotation_mode="anchor")
 
 
-def _legend(figure: Figure, columns: Sequence[_Column], small: bool, top: float) -> None:
+def _legend(figure: Figure, columns: Sequence[Column], small: bool, top: float) -> None:
     """In the empty corner; of a single panel beside it."""
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D

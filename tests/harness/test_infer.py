@@ -11,8 +11,9 @@ import torch
 
 from flowzoo import checkpoint, cli
 from flowzoo.config import ConfigError
+from flowzoo.harness._given_prior import read_prior
 from flowzoo.harness.calibrate import calibrate_flow
-from flowzoo.harness.infer import _of_test, infer_file, read_prior
+from flowzoo.harness.infer import _of_test, infer_file
 from flowzoo.harness.single import fit_one
 
 LINEAR = {"num_events": 2000, "context_dim": 2, "dim": 3}
@@ -68,6 +69,82 @@ def test_refused(flow: Path, tmp_path: Path):
     infer_file(flow, tmp_path / "b", test=1, n=10)
     with pytest.raises(ConfigError, match=r"samples\.npz exists; give another --out, or --overwrite"):
         infer_file(flow, tmp_path / "b", test=1, n=10)
+
+
+@pytest.fixture(scope="module")
+def posterior_flow(plan: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The baseline as a posterior of theta in [-1, 1] in two columns."""
+    path = tmp_path_factory.mktemp("flows") / "posterior.safetensors"
+    options = {"task": "two_moons", "simulations": 1000, "direction": "posterior"}
+    fit_one(plan(["gaussian"], data="sbibm", options=options, train={"steps": 0})[0], path)
+    return path
+
+
+def test_prior_of_a_posterior_flow_may_not_be_wider_than_that_of_its_training(posterior_flow: Path, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros(2, np.float32))
+    (name, other) = infer_file(posterior_flow, tmp_path / "own", x=tmp_path / "x.npy", n=300).names
+    wide = {name: "uniform(-1, 1)", other: "uniform(-1, 2)"}
+    with pytest.raises(ConfigError, match=rf"{other} is on \[-1, 2\], and the flow was trained on \[-1, 1\]"):
+        infer_file(posterior_flow, tmp_path / "a", x=tmp_path / "x.npy", prior=wide)
+    assert not (tmp_path / "a").exists()
+    narrow = {name: "uniform(-1, 1)", other: "uniform(0, 1)"}
+    done = infer_file(posterior_flow, tmp_path / "b", x=tmp_path / "x.npy", n=300, prior=narrow)
+    assert float(done.found.theta[..., 1].min()) >= 0
+    assert not any("shape" in text for text in done.warnings)
+    bent = {name: "uniform(-1, 1)", other: "truncnorm(-1, 1, 0, 0.5)"}
+    done = infer_file(posterior_flow, tmp_path / "c", x=tmp_path / "x.npy", n=300, prior=bent)
+    assert sum("of another shape" in text for text in done.warnings) == 1
+    assert json.loads((tmp_path / "c/summary.json").read_text())["warnings"] == done.warnings
+
+
+def test_calibration_of_a_posterior_flow_under_a_wider_prior_is_refused(posterior_flow: Path, tmp_path: Path):
+    wide = ("sbibm", {"task": "gaussian_mixture", "simulations": 1000, "direction": "posterior"})
+    with pytest.raises(ConfigError, match=r"is on \[-10, 10\], and the flow was trained on \[-1, 1\]"):
+        calibrate_flow(posterior_flow, tmp_path / "a", dataset=wide, n=25)
+    assert not (tmp_path / "a").exists()
+
+
+def test_methods_that_do_not_fit_leave_no_folder(flow: Path, posterior_flow: Path, tmp_path: Path):
+    for path, method, why in ((flow, "gird", "must be auto"), (posterior_flow, "grid", "draws by itself")):
+        with pytest.raises(ConfigError, match=why):
+            infer_file(path, tmp_path / "a", test=1, method=method)
+    with pytest.raises(ConfigError, match="posterior_method"):
+        calibrate_flow(flow, tmp_path / "a", n=25, method="gird")
+    with pytest.raises(ConfigError, match="draws by itself"):
+        calibrate_flow(posterior_flow, tmp_path / "a", n=25, method="grid")
+    assert not (tmp_path / "a").exists()
+
+
+def test_observation_far_off_is_named(flow: Path, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.array([[0.0, 0.0, 0.0], [0.0, 40.0, 0.0]], np.float32))
+    done = infer_file(flow, tmp_path / "a", x=tmp_path / "x.npy", n=50)
+    said = [text for text in done.warnings if "far outside what the flow was trained on" in text]
+    assert len(said) == 1
+    assert "in observation 1 " in said[0]
+    assert "is 40, and in training" in said[0]
+    done = infer_file(flow, tmp_path / "b", test=50, n=1)
+    assert not any("far outside" in text for text in done.warnings)
+
+
+def test_one_observation_of_many_without_a_posterior(flow: Path, tmp_path: Path):
+    x = np.zeros((3, 3), np.float32)
+    x[1] = 1e30  # whose square is beyond float32
+    np.savez(tmp_path / "x.npz", x=x, theta=np.zeros((3, 2)))
+    done = infer_file(flow, tmp_path / "a", x=tmp_path / "x.npz", n=50)
+    assert any("1 of 3 observations have no posterior (1, from 0)" in text for text in done.warnings)
+    theta = np.load(tmp_path / "a/samples.npz")["theta"]
+    assert np.isnan(theta).all((1, 2)).tolist() == [False, True, False]
+    assert [file.name for file in done.files[2:]] == ["corner-0.png", "corner-2.png"]
+    summary = json.loads((tmp_path / "a/summary.json").read_text())["observations"]
+    assert summary[1]["parameters"]["theta1"]["mean"] is None
+    assert summary[1]["parameters"]["theta1"]["inside_68"] is None
+    assert done.rows(3)[2][2] == "nan"
+
+
+def test_warnings_name_parameters(flow: Path, tmp_path: Path):
+    prior = {"theta1": "uniform(-30, 30)", "theta2": "uniform(20, 30)"}
+    done = infer_file(flow, tmp_path / "a", test=1, n=300, prior=prior)
+    assert any(text.startswith("theta2: the posterior leans") for text in done.warnings)
 
 
 NORMAL = "norm(0, 1)"
@@ -187,7 +264,12 @@ def test_calibration_of_a_flow_that_is_right(flow: Path, tmp_path: Path):
     assert found["columns"]["calibration_p"]["word"] in ("good", "doubtful")
     assert done.metrics["calibration_p"] == found["columns"]["calibration_p"]["value"]
     assert found["columns"]["calibration_p"]["good"] == 0.05
-    assert any(path.suffix == ".png" for path in done.files)
+    assert tmp_path / "figures/calibration.linear_gaussian.png" in done.files
+    with pytest.raises(ConfigError, match=r"calibration\.json exists; give another --out, or --overwrite"):
+        calibrate_flow(flow, tmp_path, n=25, draws=20, reference_draws=0)
+    again = calibrate_flow(flow, tmp_path, n=25, draws=20, reference_draws=0, overwrite=True)
+    found = json.loads((tmp_path / "calibration.json").read_text())
+    assert found["columns"]["coverage_error"]["value"] == again.metrics["coverage_error"]
 
 
 def test_calibrate_refuses_before_the_long_part(flow: Path, tmp_path: Path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flowzoo import data as datasets
-from flowzoo.data import Data, References, Splits
+from flowzoo.data import Data, Levels, References, Splits
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness import BenchConfig
 from flowzoo.harness.evaluate import evaluate_flow
@@ -98,6 +98,61 @@ def test_same_seed_same_draws():
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
+
+
+def test_what_training_pairs_predict_is_learnt_once_and_knows_no_truth():
+    splits = Splits.make(pairs(300, 1))
+    chosen = observed(splits, 20)
+    first, other = (draw_posteriors(Exact((2,), (2,)), chosen, splits.data, BENCH, seed)[0] for seed in (0, 1))
+    assert first.predicted is other.predicted
+    assert torch.equal(first.predicted, observed(splits, 20).predicted)
+    assert torch.equal(first.predicted, replace(chosen, theta=chosen.theta + 1).predicted)
+    assert float(((first.predicted - first.to_unit(first.truth)) ** 2).mean()) < 1 / 12, "that of the middle of the box"
+    few = replace(chosen, known_theta=chosen.known_theta[:49], known_x=chosen.known_x[:49])
+    assert few.predicted is None
+
+
+def test_one_observation_without_a_posterior_leaves_its_name_in_the_notes():
+    class Deaf(Exact):
+        def _to_latent(self, u, c):
+            return (u - c).where(u[:, :1].abs() < 50, math.nan), u.new_zeros(len(u))
+
+    data, flow = pairs(300, 1), Deaf((2,), (2,))
+    splits = Splits.make(data)
+    chosen = observed(splits, 30)
+    chosen.x[4] = 99.0
+    posteriors, found = draw_posteriors(flow, chosen, splits.data, BENCH, 0)
+    assert posteriors.draws.isnan().all(-1).all(0).nonzero().tolist() == [[4]]
+    assert any("1 of 30 observations have no posterior (4, from 0)" in text for text in found.warnings)
+    known = References(x=torch.tensor([[0.0, 0.0], [99.0, 0.0]]), theta=torch.randn(2, 500, 2))
+    with pytest.raises(ValueError, match=r"1 of 2 observations have no posterior \(1, from 0\)"):
+        draw_references(flow, known, data, BENCH, 0)
+
+
+def test_warnings_name_the_parameters_of_the_data():
+    wide = pairs(300, 1, prior=Box([-9.0, -9.0], [9.0, 9.0]), context_names=("a", "b"))
+    splits = Splits.make(wide)
+    chosen = observed(splits, 30)
+    chosen.x[:, 1] = 30.0
+    _, found = draw_posteriors(Exact((2,), (2,)), chosen, splits.data, BENCH, 0)
+    assert [text.split(":")[0] for text in found.warnings if "leans" in text] == ["b"]
+
+
+def test_which_side_is_theta():
+    names = {"names": ("u", "g"), "context_names": ("a", "b"), "units": ("mag", "mag"), "context_units": ("", "km")}
+    likelihood = pairs(30, 1, **names)
+    assert (likelihood.theta_names, likelihood.theta_units) == (("a", "b"), ("", "km"))
+    assert likelihood.observation_names == ("u", "g")
+    posterior = replace(likelihood, theta="event")
+    assert (posterior.theta_names, posterior.theta_units) == (("u", "g"), ("mag", "mag"))
+    assert posterior.observation_names == ("a", "b")
+    wide = Data(x=torch.zeros(9, 5), context=torch.zeros(9, 1), prior=Box([0.0], [1.0]))
+    assert wide.observation_shape == (5,)
+    assert wide.half_level == 0
+    levels = replace(wide, x=torch.zeros(9, 5, dtype=torch.long), levels=Levels(0.0, 0.5, 10))
+    assert levels.half_level == 0.25
+    swapped = Data(x=levels.x, context=wide.x, levels=levels.levels, prior=Box([0.0] * 5, [1.0] * 5), theta="event")
+    assert swapped.half_level == 0, "there the integers are theta"
 
 
 def test_why_there_are_no_posteriors():

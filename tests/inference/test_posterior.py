@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from flowzoo.flow import ConditionalFlow
-from flowzoo.inference import Box, Gaussian, LogNormal, Posterior, Samples, check_covers
+from flowzoo.inference import (
+    Box,
+    Gaussian,
+    LogNormal,
+    NoPosterior,
+    Posterior,
+    Product,
+    Samples,
+    check_covers,
+    check_truncates,
+    summarise,
+)
 from flowzoo.inference._checks import leaning
 from flowzoo.seeding import generator
 
@@ -95,9 +106,9 @@ def test_auto_takes_the_method_that_will_do(known):
     # Without the density of the prior the log-density is that of the likelihood, over the evidence.
     likelihood = exact.flow.log_prob(exact.x, found.theta)
     torch.testing.assert_close(found.log_prob, likelihood - found.log_evidence)
-    assert Posterior(exact.flow, exact.prior)._method("auto") == "grid"
+    assert Posterior(exact.flow, exact.prior).method_for("auto") == "grid"
     five = known(5, 1)
-    assert Posterior(five.flow, five.prior)._method("auto") == "mcmc"
+    assert Posterior(five.flow, five.prior).method_for("auto") == "mcmc"
     with pytest.raises(ValueError, match="needs a prior with a density"):
         Posterior(exact.flow, samples).sample(exact.x, 10, method="grid", generator=generator(0, "s"))
 
@@ -153,7 +164,16 @@ def test_observations_are_moved_to_the_device_of_the_flow():
         def parameters(self, recurse=True):
             return iter([torch.empty(0, device="meta")])
 
+    class Buffered(Shifted):
+        """In closed form: nothing to train, and yet on a device."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros((), dtype=torch.long))
+            self.register_buffer("mean", torch.zeros(1, device="meta"))
+
     assert Posterior(Elsewhere(), Box([0.0], [1.0]))._device(torch.zeros(1)).type == "meta"
+    assert Posterior(Buffered(), Box([0.0], [1.0]))._device(torch.zeros(1)).type == "meta"
     assert Posterior(Onto(), Box([0.0], [1.0]))._device(torch.zeros(1)).type == "cpu"
 
 
@@ -178,6 +198,107 @@ def test_density_that_is_not_finite_is_counted(method):
     assert bool((found.theta <= 0.8).all())
     with pytest.raises(ValueError, match="NaN or infinite at every theta tried for 2 of 2 observations"):
         Posterior(Broken(-1.0), prior).sample(x, 100, method=method, generator=generator(0, "s"))
+
+
+class Deaf:
+    """q(x | theta) = N(theta, 0.1), but for one x: there it is NaN, or zero, whatever theta."""
+
+    event_shape = context_shape = torch.Size((1,))
+
+    def __init__(self, at: float, value: float) -> None:
+        self.at, self.value = at, value
+
+    def log_prob(self, x, context):
+        good = -0.5 * ((x - context) / 0.1).square().sum(-1)
+        return torch.where(x[..., 0] == self.at, self.value, good)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("method", ["grid", "importance", "mcmc"])
+def test_observation_without_a_posterior_costs_the_others_nothing(method, value):
+    x, prior = torch.tensor([[0.3], [0.5], [0.4]]), Box([0.0], [1.0])
+    found = Posterior(Deaf(0.5, value), prior).sample(x, 1000, method=method, generator=generator(0, "s"))
+    assert found.theta.shape == (1000, 3, 1)
+    assert found.theta.isnan().all(-1).all(0).tolist() == [False, True, False]
+    assert bool(found.theta[:, [0, 2]].isfinite().all())
+    assert any("1 of 3 observations have no posterior (1, from 0)" in text for text in found.warnings), found.warnings
+    # Of 1,000 draws, some of them of a chain: 5 errors of 0.1 / sqrt(200)
+    assert float((found.mean[[0, 2]] - x[[0, 2]]).abs().max()) < 5 * 0.1 / math.sqrt(200)
+    for part in (found.best, found.log_prob[0], *found.diagnostics.values()):
+        assert part.isnan().reshape(3, -1).any(1).tolist() == [False, True, False]
+    bad = summarise(found, ["a"], torch.full((3, 1), 0.3))[1]["parameters"]["a"]
+    assert bad.pop("truth") == pytest.approx(0.3)
+    assert set(map(str, bad.values())) == {"None"}
+    with pytest.raises(NoPosterior, match="for 1 of 1 observations"):
+        Posterior(Deaf(0.5, value), prior).sample(x[1:2], 100, method=method, generator=generator(0, "s"))
+
+
+def test_posterior_flow_off_its_prior_for_one_observation():
+    x, prior = torch.tensor([[0.0], [6.5], [7.0]]), Box([6.0], [7.0])
+    posterior = Posterior(Shifted(), prior, theta="event")
+    found = posterior.sample(x, 300, generator=generator(0, "s"))
+    assert found.theta.isnan().all(-1).all(0).tolist() == [True, False, False]
+    assert any("(0, from 0)" in text and "outside the prior" in text for text in found.warnings)
+    # The share of the flow in the prior is known of the other two, and of these alone.
+    again = posterior.log_prob(found.theta, x)
+    torch.testing.assert_close(again[:, 1:], found.log_prob[:, 1:], atol=1e-5, rtol=0)
+    assert not bool(again[:, 0].isfinite().any())
+
+
+def test_observations_in_groups_are_named_by_their_place_among_all(monkeypatch):
+    from flowzoo.inference import _grid
+
+    monkeypatch.setattr(_grid, "GROUP", 2 * _grid.MOST[1])  # two observations at a time
+    x = torch.linspace(0.1, 0.9, 5)[:, None]
+    found = Posterior(Deaf(float(x[3]), -math.inf), Box([0.0], [1.0])).sample(x, 100, generator=generator(0, "s"))
+    assert found.theta.isnan().all(-1).all(0).tolist() == [False, False, False, True, False]
+    assert any("(3, from 0)" in text for text in found.warnings)
+
+
+def test_share_in_the_prior_is_that_of_the_flow_as_it_is():
+    class Moving(Onto):
+        """q(theta | x) = N(x, 1), less a parameter."""
+
+    flow, x = Moving(), torch.tensor([[0.0]])
+    posterior = Posterior(flow, Box([0.0], [10.0]), theta="event")
+    posterior.sample(x, 1000, generator=generator(0, "s"))
+    with torch.no_grad():
+        flow.zero -= 5.0  # N(x + 5, 1), all of which lies inside
+    nodes = torch.linspace(0, 10, 2001, dtype=torch.float64)[:, None, None]
+    inside = float(torch.trapezoid(posterior.log_prob(nodes, x).exp(), dx=0.005, dim=0))
+    assert abs(inside - 1) < 1e-3, "half of the mass was outside before"
+    posterior.prior = Box([5.0], [10.0])
+    inside = float(torch.trapezoid(posterior.log_prob(nodes, x).exp(), dx=0.005, dim=0))
+    assert abs(inside - 1) < 5 * math.sqrt(1 / 2000) + 0.005, "5 relative errors of a half, of 2000 draws, and a node"
+
+
+def test_prior_of_a_posterior_flow_may_cut_that_of_its_training_and_nothing_else():
+    import scipy.stats
+
+    trained = Box([0.1, 0.6], [0.5, 1.0])
+    assert check_truncates(trained, trained) == ()
+    assert check_truncates(Box([0.2, 0.6], [0.3, 0.7]), trained) == ()
+    with pytest.raises(ValueError, match=r"prior of s8 is on \[0.6, 1.2\], and the flow was trained on \[0.6, 1\]"):
+        check_truncates(Box([0.1, 0.6], [0.5, 1.2]), trained, ["Om", "s8"])
+    with pytest.raises(ValueError, match=r"theta1 is on \[-inf, inf\]"):
+        check_truncates(Gaussian([0.3, 0.8], [0.01, 0.01]), trained)
+    bent = Product([scipy.stats.truncnorm(-1, 1, 0.3, 0.1), scipy.stats.uniform(0.6, 0.2)])
+    (said,) = check_truncates(bent, trained)
+    assert "of another shape" in said
+    # The same kind, and yet another shape.
+    normal = Gaussian([0.0], [1.0])
+    assert check_truncates(normal, normal) == ()
+    assert len(check_truncates(Gaussian([0.0], [0.25]), normal)) == 1
+    # A truncated normal is a piece of a normal.
+    assert check_truncates(Product([scipy.stats.truncnorm(-1, 2)]), normal) == ()
+
+
+def test_warnings_name_the_parameter():
+    posterior = Posterior(Onto(), Box([0.0], [1.0]), names=["Omega_m"])
+    found = posterior.sample(torch.tensor([[-20.0]]), 300, generator=generator(0, "s"))
+    assert any(text.startswith("Omega_m: the posterior leans") for text in found.warnings)
+    with pytest.raises(ValueError, match="names must be 1, one for each parameter; got 2: a, b"):
+        Posterior(Onto(), Box([0.0], [1.0]), names=["a", "b"])
 
 
 def test_bad_input_is_named(known):
@@ -282,7 +403,7 @@ def test_leakage_of_a_posterior_flow_is_measured_and_taken_out():
 
 def test_posterior_flow_far_off_its_prior_is_refused():
     posterior = Posterior(Shifted(), Box([6.0], [7.0]), theta="event")
-    with pytest.raises(ValueError, match=r"100.00% of the flow's mass lies outside the prior for observation 0"):
+    with pytest.raises(ValueError, match=r"100.00% of the flow's mass lies outside the prior and .* observation 0"):
         posterior.sample(torch.tensor([[0.0]]), 10, generator=generator(0, "s"))
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from flowzoo.data.two_moons import TwoMoons
 from flowzoo.report._densities import _kernel, bin_count, fitted_density
 from flowzoo.report._numbers import interval_text
+from flowzoo.report._parameters import PARAMETERS
 from flowzoo.report._regions import enclosing
 from flowzoo.report._style import text
-from flowzoo.report.figures_posterior import PARAMETERS, draw_posterior
+from flowzoo.report.figures_posterior import draw_posterior
 from flowzoo.report.figures_predictions import POINTS, draw_posterior_predictions, scores
 
 TRUTH_COLOUR = "#D55E00"

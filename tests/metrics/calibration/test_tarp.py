@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowzoo.metrics import NotComputed, configure
+from flowzoo.metrics import NotComputed, configure, regressed
 from flowzoo.metrics._calibration import holm, uniform_p
+from flowzoo.metrics._regression import leading
 from flowzoo.metrics.hpd import credibility
 from flowzoo.metrics.sbc import sbc
-from flowzoo.metrics.tarp import KINDS, fraction, leading, sides, tarp
+from flowzoo.metrics.tarp import KINDS, fraction, sides, tarp
 from flowzoo.seeding import generator
 
 
@@ -29,7 +30,7 @@ def test_faulty_posterior_is_rejected(of_faults, fault):
 
 
 def test_prior_returned_is_seen_by_references_that_know_x_and_by_nothing_else(gaussian):
-    prior = gaussian.posteriors(500, 100, returns_prior=True, implied=True)
+    prior = gaussian.posteriors(500, 100, returns_prior=True, implied=True, trees=True)
     p = by_kind(prior)
     assert p["regression"] < 1e-6
     assert min(p["uniform"], p["side"]) > 0.05
@@ -89,25 +90,23 @@ def test_wide_observations_are_projected_on_what_varies():
     assert float(other.square().sum() / (x[250:] - x[:250].mean(0)).square().sum()) > 0.999
 
 
-def test_one_parameter_and_wide_observations_run(gaussian):
-    some = gaussian.posteriors(60, 20)
-    wide = torch.ones(1, 10, dtype=torch.float64)
-    one = replace(
-        some,
-        draws=some.draws[..., :1],
-        truth=some.truth[:, :1],
-        known_theta=some.known_theta[:, :1],
-        observation=(some.observation[:, :, None] * wide).flatten(1),
-        known_observation=(some.known_observation[:, :, None] * wide).flatten(1),
-    )
-    assert tarp(one, generator(0, "tarp")).shape == (3, 60)
+@pytest.mark.parametrize("parameters", [1, 3])
+def test_trees_tell_parameters_from_observations_of_many_columns(gaussian, parameters):
+    theta, x = gaussian.simulate(1100, generator(0, "trees"))
+    wide = x.repeat_interleave(10, 1)
+    theta = theta[:, :parameters]
+    found = regressed(wide[:1000], theta[:1000], wide[1000:], generator(0, "regression"))
+    assert found.shape == (100, parameters)
+    # The exact mean has S / 1 of the prior's variance left, some tenth; half of it is what poor trees leave.
+    assert float((found - theta[1000:]).square().mean()) < 0.5
+    again = regressed(wide[:1000], theta[:1000], wide[1000:], generator(0, "regression"))
+    assert torch.equal(found, again)
 
 
 def test_few_training_pairs_are_declined(gaussian):
-    some = gaussian.posteriors(60, 20)
-    some = replace(some, known_theta=some.known_theta[:49], known_observation=some.known_observation[:49])
+    some = replace(gaussian.posteriors(60, 20), predicted=None)
     for name in ("tarp", "calibration"):
-        with pytest.raises(NotComputed, match="49 training pairs"):
+        with pytest.raises(NotComputed, match="fewer than 50 training pairs"):
             configure(name, {})(gaussian.evaluation(some))
-    with pytest.raises(ValueError, match="got 49"):
+    with pytest.raises(ValueError, match="need predictions of theta; got None"):
         tarp(some, generator(0, "tarp"))
