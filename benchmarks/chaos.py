@@ -1,151 +1,62 @@
-"""Kill a bench again and again, and compare what is left of it with an undisturbed run.
+"""Break things on purpose and count what becomes of them.
 
-    python benchmarks/chaos.py 20    # kills; 3 minutes on one core
+    python benchmarks/chaos.py                      # every part in full
+    python benchmarks/chaos.py --short              # a few of each, as in the test suite
+    python benchmarks/chaos.py loaders folder       # these parts only
 
-runs a small bench on digits, kills it (SIGKILL) at a random moment of its work, no later than half of what the
-undisturbed run took from its start, and runs the same command again.
-Where it finishes before its next kill it begins anew in an empty folder, until all kills are spent. Every folder
-must end with the table of an undisturbed run, equal in every digit of every column but those of time and memory,
-with the same per-event scores and the same weights, and without a trace of what was half written. Exits with 1 if
-one does not.
+A part is a file of ``chaos_parts`` with ``run(short, seed) -> list[Row]``. Every row says what was tried and how
+often, and what came of it: refused in a line that names it, the previous good version, an unchanged result, another
+result that nobody can notice (and why), a fault. Exits with 1 if there is a fault.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import random
-import signal
-import subprocess
+import importlib
+import os
+import platform
 import sys
-import tempfile
 import time
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
+from chaos_parts.counts import markdown
 
-from flowzoo.checkpoint import load_tensors
-
-MEASURED = {"train_seconds", "sample_seconds_per_1000", "posterior_seconds", "peak_memory_mb"}
-OPTIONS = (
-    *("--models", "maf,realnvp", "--data", "digits", "--device", "cpu"),
-    *("--set", "model.num_steps=2", "--set", "model.hidden_features=32", "--set", "bench.draws=50"),
-    *("--set", "train.evaluate_every=20", "--set", "train.checkpoint_every=2"),
-)
-
-
-def start(out: Path, steps: int) -> subprocess.Popen[bytes]:
-    """The bench as a process of its own, its words in a file beside the folder."""
-    command = [sys.executable, "-m", "flowzoo.cli", "bench", *OPTIONS, "--steps", str(steps), "--out", str(out)]
-    with out.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log)
-
-
-def at_work(process: subprocess.Popen[bytes], out: Path, began: float) -> bool:
-    """Wait until the process holds the folder, which its README says; False if it ended first."""
-    readme = out / "README.md"
-    while process.poll() is None:
-        if readme.exists() and readme.stat().st_mtime >= began:
-            return True
-        time.sleep(0.002)
-    return False
-
-
-def undisturbed(out: Path, steps: int) -> float:
-    """Run to the end; the seconds of work, without those of starting."""
-    began = time.time()
-    process = start(out, steps)
-    at_work(process, out, began)
-    working = time.monotonic()
-    if process.wait() != 0:
-        raise SystemExit(f"the undisturbed run failed:\n{out.with_suffix('.log').read_text()}")
-    return time.monotonic() - working
-
-
-def phase(out: Path) -> str:
-    """Where a killed process stood."""
-    if list(out.rglob(".*.tmp")):
-        return "while writing a file"
-    if list(out.glob("checkpoints/*.state.safetensors")):
-        return "while training, with a state"
-    return "before or between the trainings"
-
-
-def differences(out: Path, reference: Path) -> list[str]:
-    """What is not as in the undisturbed run."""
-    found = []
-    tables = [list(csv.DictReader((folder / "table.csv").open())) for folder in (out, reference)]
-    if len(tables[0]) != len(tables[1]) or tables[0][0].keys() != tables[1][0].keys():
-        return [f"{out.name}: the table has other rows or columns"]
-    for row, wanted in zip(*tables, strict=True):
-        for column in wanted.keys() - MEASURED:
-            if row[column] != wanted[column]:
-                found.append(f"{out.name}: {wanted['model']}, {column}: {row[column]}, undisturbed {wanted[column]}")
-    names = [sorted(str(p.relative_to(f)) for p in f.rglob("*") if p.is_file()) for f in (out, reference)]
-    if names[0] != names[1]:
-        found.append(f"{out.name}: other files: {sorted(set(names[0]) ^ set(names[1]))}")
-        return found
-    for path in sorted(reference.rglob("*.safetensors")):
-        (tensors, meta), (wanted, said) = (
-            contents(folder / path.relative_to(reference)) for folder in (out, reference)
-        )
-        unlike = [k for k in tensors.keys() | wanted.keys() if k not in tensors or not tensors[k].equal(wanted[k])]
-        unlike += [k for k in said if meta.get(k) != said[k]]
-        if unlike:
-            found.append(f"{out.name}: {path.relative_to(reference)} differs in {', '.join(sorted(unlike))}")
-    return found
-
-
-def contents(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file (whose bytes may differ all the same: its header has no order)."""
-    return load_tensors(path) if path.parent.name == "checkpoints" else (load_file(path), {})
+PARTS = ("kills", "folder", "hostile", "loaders")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run it; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("kills", nargs="?", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=150, help="of training per cell")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--short", action="store_true", help="a few of each")
+    parser.add_argument("--seed", type=int, default=0, help="of moments and damages")
+    parser.add_argument("--out", type=Path, help="write the table there too")
     chosen = parser.parse_args(arguments)
-    moments = random.Random(chosen.seed)
-    killed: Counter[str] = Counter()
-    found: list[str] = []
-    runs = most = 0
-    with tempfile.TemporaryDirectory() as name:
-        reference = Path(name, "undisturbed")
-        work = undisturbed(reference, chosen.steps)
-        print(f"undisturbed: {work:.1f} s of work", flush=True)
-        while sum(killed.values()) < chosen.kills:
-            out, here = Path(name, f"run{runs}"), 0
-            runs += 1
-            while True:
-                began = time.time()
-                process = start(out, chosen.steps)
-                if at_work(process, out, began) and sum(killed.values()) < chosen.kills:
-                    try:
-                        process.wait(moments.uniform(0, work / 2))
-                    except subprocess.TimeoutExpired:
-                        process.send_signal(signal.SIGKILL)
-                if process.wait() != -signal.SIGKILL:
-                    break
-                killed[phase(out)] += 1
-                here += 1
-            if process.returncode != 0:
-                found.append(f"{out.name}: ended with {process.returncode}:\n{out.with_suffix('.log').read_text()}")
-            else:
-                found += differences(out, reference)
-            most = max(most, here)
-    print(f"{sum(killed.values())} kills in {runs} runs, at most {most} in one:")
-    for where, count in sorted(killed.items()):
-        print(f"  {count:3} {where}")
-    for line in found:
-        print(line)
-    print(f"{len(found)} differences from the undisturbed run in table, scores, weights and files")
-    return 1 if found else 0
+    for part in chosen.parts:
+        if part not in PARTS:
+            parser.error(f"unknown part '{part}'; there are {', '.join(PARTS)}")
+    started, rows = time.monotonic(), []
+    for part in PARTS:
+        if part in chosen.parts or not chosen.parts:
+            rows += importlib.import_module(f"chaos_parts.{part}").run(chosen.short, chosen.seed)
+            print(f"{part}: done after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    faults = sum(len(row.faults) for row in rows)
+    text = "\n".join(
+        [
+            f"    python benchmarks/chaos.py {' '.join(arguments if arguments is not None else sys.argv[1:])}".rstrip(),
+            "",
+            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+            f"{time.monotonic() - started:.0f} s; seed {chosen.seed}.",
+            "",
+            markdown(rows),
+            "",
+            f"{sum(row.counts.total() for row in rows)} tried, {faults} faults.",
+        ]
+    )
+    print(text)
+    if chosen.out is not None:
+        chosen.out.write_text(text + "\n")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from flowzoo import bijectors
+from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
 from flowzoo.models import build
+from flowzoo.registry import UnknownName
 from flowzoo.storage import write_atomic
 
 FORMAT = 1
@@ -64,7 +66,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: a safetensors file, but not one of flowzoo's")
     if header.get("sha256") != _digest(header["flowzoo"], tensors):
         raise CheckpointError(f"{path}: its checksum does not match: the file was altered or damaged")
-    return tensors, json.loads(header["flowzoo"])
+    try:
+        meta = json.loads(header["flowzoo"])
+        if not isinstance(meta, dict):
+            raise TypeError(f"a {type(meta).__name__} instead of a mapping")
+    except (ValueError, TypeError, RecursionError) as error:  # its checksum is right: nobody damaged it by chance
+        raise CheckpointError(f"{path}: its metadata cannot be read ({error})") from None
+    return tensors, meta
 
 
 def save(flow: ConditionalFlow, path: str | Path, **meta: Any) -> None:
@@ -115,16 +123,25 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Conditional
     if meta.get("format") != FORMAT or "flow" not in meta:
         raise CheckpointError(f"{path}: holds no flow of format {FORMAT}")
     spec = meta["flow"]
-    flow = build(
-        spec["model"],
-        spec["event_shape"],
-        spec["context_shape"],
-        x_map=bijectors.from_description(spec["x_map"]),
-        context_map=bijectors.from_description(spec["context_map"]),
-        generator=torch.Generator().manual_seed(0),  # the weights are replaced; the process-wide state is not
-        **spec["config"],
-    )
-    flow.to(getattr(torch, spec["dtype"]))
+    try:
+        dtype = getattr(torch, spec["dtype"])
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"dtype {spec['dtype']!r:.40}")
+        flow = build(
+            spec["model"],
+            spec["event_shape"],
+            spec["context_shape"],
+            x_map=bijectors.from_description(spec["x_map"]),
+            context_map=bijectors.from_description(spec["context_map"]),
+            generator=torch.Generator().manual_seed(0),  # the weights are replaced; the process-wide state is not
+            **spec["config"],
+        )
+    except (UnknownName, ConfigError):
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CheckpointError(f"{path}: what it says of its flow makes none ({why})") from None
+    flow.to(dtype)
     try:
         flow.load_state_dict(tensors)
     except RuntimeError as error:

@@ -2,11 +2,15 @@
 
 A record is written once, atomically, when the cell is over; a cell that failed has one too, with its reason. A
 metric that was not computed is absent from ``metrics`` and has its reason in ``missing``: never zero, never NaN.
+
+In the file are two more keys, ``sha256`` of all the others and ``scores_sha256`` of the file beside it: a digit that
+the disk or a hand has changed is an error, and no number.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -15,9 +19,11 @@ from typing import Any
 
 from torch import Tensor
 
-from flowzoo.storage import write_atomic
+from flowzoo.storage import inside, plain_name, write_atomic
 
-SCHEMA = 1
+SCHEMA = 2
+TUNED = "-tuned"  # after the name of a model: its best config of a study
+_SUM, _SCORES = "sha256", "scores_sha256"
 
 
 class RecordError(ValueError):
@@ -30,7 +36,7 @@ class Record:
 
     Args:
         dataset: registered name.
-        model: registered name.
+        model: registered name; of a tuned config with ``TUNED`` after it.
         seed: of initialisation, order and noise.
         hash: of everything that determines the result (options, split, seed, code version).
         fold: which part of the groups was left out, in a cross-validation; None for one split, and for all joined.
@@ -74,8 +80,14 @@ class Record:
 
 
 def stem(dataset: str, model: str, seed: int, fold: int | None = None) -> str:
-    """File name of a cell, without its ending: ``digits.maf.0``, ``galaxies.maf.0.fold2``."""
-    return f"{dataset}.{model}.{seed}" + ("" if fold is None else f".fold{fold}")
+    """File name of a cell, without its ending: ``digits.maf.0``, ``galaxies.maf.0.fold2``.
+
+    Raises:
+        UnsafeName: if the name of the dataset or of the model, which may be a third party's, would lead elsewhere.
+    """
+    plain_name(dataset, "the dataset")
+    plain_name(model, "the model", dots=False)
+    return f"{dataset}.{model}.{int(seed)}" + ("" if fold is None else f".fold{int(fold)}")
 
 
 def from_stem(name: str) -> dict[str, Any]:
@@ -100,16 +112,23 @@ def save(record: Record, folder: Path, scores: dict[str, Tensor] | None = None) 
         folder: the ``cells`` folder of a run directory.
         scores: ``log_prob`` ``(n_test,)`` in nats and ``group`` ``(n_test,)``, in the order of the test split; and what
             figures are drawn from, as ``<metric>.<name>``. Of balanced data also ``weight`` ``(n_test,)``.
+
+    Raises:
+        UnsafeName: if the name of the cell, or a link in place of the folder, leads out of the run directory.
     """
+    inside(folder.parent, folder.name)
     folder.mkdir(parents=True, exist_ok=True)
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record), allow_nan=False))
     if scores is not None:
         from safetensors.torch import save as to_bytes
 
         # clones: safetensors refuses tensors that share memory
         own = {key: value.detach().clone().contiguous() for key, value in scores.items()}
-        write_atomic(folder / f"{record.stem}.safetensors", to_bytes(own))
+        content = to_bytes(own)
+        values[_SCORES] = hashlib.sha256(content).hexdigest()
+        write_atomic(folder / f"{record.stem}.safetensors", content)
     path = folder / f"{record.stem}.json"
-    text = json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False, sort_keys=True)
+    text = json.dumps({**values, _SUM: _digest(values)}, indent=1, sort_keys=True)
     write_atomic(path, text.encode())
     return path
 
@@ -118,31 +137,57 @@ def load(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        RecordError: if the file is not a whole record of a schema that this version knows.
+        RecordError: if the file is not a whole record of a schema that this version knows, or was altered.
     """
+    return _load(path)[0]
+
+
+def load_scores(path: Path) -> dict[str, Tensor]:
+    """The per-event scores beside a record's JSON (``log_prob`` and ``group``); empty if the cell failed.
+
+    Raises:
+        RecordError: if one of the two files is missing, was altered, or is of another run.
+    """
+    wanted = _load(path)[1]
+    if wanted is None:
+        return {}
+    file = path.with_suffix(".safetensors")
     try:
-        values = json.loads(path.read_text())
+        content = file.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{file}: the scores of a cell cannot be read ({error.strerror}); {_AGAIN}") from None
+    if hashlib.sha256(content).hexdigest() != wanted:
+        raise RecordError(f"{file}: not the scores that {path.name} was written with (its checksum differs); {_AGAIN}")
+    from safetensors.torch import load as from_bytes
+
+    return from_bytes(content)
+
+
+_AGAIN = "delete both to run the cell again"
+
+
+def _load(path: Path) -> tuple[Record, str | None]:
+    """A record, and the checksum of its scores if it has any."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
         names = {f.name for f in dataclasses.fields(Record)}
         record = Record(**{k: v for k, v in values.items() if k in names})
         kinds = {"metrics": dict, "missing": dict, "config": dict, "notes": list, "seed": int, "labels": dict}
         for field_, kind in kinds.items():
             if not isinstance(getattr(record, field_), kind):
                 raise TypeError(f"{field_} is no {kind.__name__}")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path}: not a record of a cell ({error}); delete it to run the cell again") from None
     if record.schema != SCHEMA:
         raise RecordError(f"{path}: schema {record.schema}; this version of flowzoo reads {SCHEMA}")
-    return record
+    if values.pop(_SUM, None) != _digest(values):
+        raise RecordError(f"{path}: its checksum does not match: it was altered or damaged; {_AGAIN}")
+    return record, values.get(_SCORES)
 
 
-def load_scores(path: Path) -> dict[str, Tensor]:
-    """The per-event scores beside a record's JSON (``log_prob`` and ``group``); empty if the cell failed."""
-    file = path.with_suffix(".safetensors")
-    if not file.exists():
-        return {}
-    from safetensors.torch import load_file
-
-    return load_file(file)
+def _digest(values: dict[str, Any]) -> str:
+    """Of what JSON gives back, so that it does not depend on how the text is laid out."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def one_line(error: BaseException) -> str:

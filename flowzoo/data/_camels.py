@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
 from flowzoo.config import ConfigError
+from flowzoo.data._numpy_files import load_npy
 
 TABLES = ("params_*.txt", "CosmoAstroSeed_*.txt")  # the second is looked for where there is none of the first
 # Columns of the tables that come with the maps, which have no header (the dataset's documentation, "2D maps").
@@ -185,12 +185,9 @@ def open_maps(file: Path) -> np.ndarray:
     Raises:
         ValueError: if the file is not such an array, or is empty.
     """
-    try:
-        maps = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{file}: not a readable .npy file ({' '.join(str(error).split())})") from None
-    if not isinstance(maps, np.ndarray) or maps.ndim != 3 or maps.dtype.kind not in "iuf":
-        what = f"{maps.dtype} of shape {maps.shape}" if isinstance(maps, np.ndarray) else "an archive"
+    maps = load_npy(file)
+    if maps.ndim != 3 or maps.dtype.kind not in "iuf":
+        what = f"{maps.dtype} of shape {maps.shape}"
         raise ValueError(f"{file} must be an array of numbers (n, height, width); it is {what}")
     if maps.size == 0:
         raise ValueError(f"{file} has no maps: its shape is {maps.shape}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowzoo.config import ConfigError
 from flowzoo.data._catalogue_files import key
+from flowzoo.data._numpy_files import load_npy
 from flowzoo.data._readers import expanded
 
 Image = tuple[int, int, int]
@@ -37,12 +38,14 @@ def read_images(
     if not place.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     found: list[np.ndarray] = []
+    origin = [path] * len(galaxies)
     if place.is_dir():
         files = {key(file.stem): file for file in sorted(place.glob("*.npy"))}
         for galaxy, source in galaxies:
             if key(galaxy) not in files:
                 raise ValueError(f"{path}: no image for galaxy '{galaxy}' ({source}); expected {galaxy}.npy")
             found.append(_channels(_load(files[key(galaxy)]), str(files[key(galaxy)])))
+        origin = [str(files[key(galaxy)]) for galaxy, _ in galaxies]
     else:
         every = _load(place)
         if every.ndim not in (3, 4) or len(every) % per_galaxy:
@@ -60,13 +63,16 @@ def read_images(
             found.append(_channels(every[int(number) * per_galaxy], path))
     shape = found[0].shape
     images = np.empty((len(found), *shape), dtype=np.float32)
-    for i, (image, (galaxy, _)) in enumerate(zip(found, galaxies, strict=True)):
+    for i, (image, file, (galaxy, _)) in enumerate(zip(found, origin, galaxies, strict=True)):
         if image.shape != shape:
-            raise ValueError(f"{path}: the image of galaxy '{galaxy}' is {image.shape}; that of the first is {shape}")
+            raise ValueError(
+                f"{file}: the image of galaxy '{galaxy}' is {image.shape}; that of the first, '{galaxies[0][0]}' in "
+                f"{origin[0]}, is {shape}"
+            )
         values = image.astype(np.float64)
         if not np.isfinite(values).all():
             lost = int((~np.isfinite(values)).sum())
-            raise ValueError(f"{path}: the image of galaxy '{galaxy}' has {lost} pixels that are not finite")
+            raise ValueError(f"{file}: the image of galaxy '{galaxy}' has {lost} pixels that are not finite")
         images[i] = values if floor is None else np.log10(np.maximum(values, floor))
     return torch.from_numpy(images.reshape(len(found), -1)), shape
 
@@ -81,10 +87,7 @@ def _channels(image: np.ndarray, path: str) -> np.ndarray:
 
 
 def _load(file: Path) -> np.ndarray:
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{file}: not a readable .npy file ({' '.join(str(error).split())[:120]})") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+    array = load_npy(file)
+    if array.dtype.kind not in "biuf":
         raise ValueError(f"{file}: expected an .npy of numbers")
     return array

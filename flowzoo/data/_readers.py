@@ -7,15 +7,17 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from flowzoo.config import ConfigError
+from flowzoo.data._lazy import Lazy as Lazy
+from flowzoo.data._lazy import shape_of as shape_of
+from flowzoo.data._numpy_files import load_npy, open_npz, short, unreadable
 from flowzoo.registry import MissingDependency
 
 
@@ -69,7 +71,7 @@ class Source:
         if base not in self._arrays:
             self._refuse(name)
         if base not in self._read:
-            self._read[base] = np.asarray(self._load(base))
+            self._read[base] = np.asarray(self._arrays[base])
         array = self._read[base]
         rows = len(array) if array.ndim else 1
         if self._rows is None:
@@ -84,15 +86,6 @@ class Source:
         if array.ndim == 1 or (first is not None and not first < (last or 0) <= array.shape[1]):
             self._refuse(name)
         return [(f"{base}[{i}]", array[:, i]) for i in range(first or 0, last or array.shape[1])]
-
-    def _load(self, name: str) -> Any:
-        try:
-            return self._arrays[name]
-        except (
-            ValueError,
-            OSError,
-        ) as error:  # an object array, which only pickle could read; a damaged member
-            raise ValueError(f"{self.path}: '{name}' cannot be read ({_short(error)})") from None
 
     def _refuse(self, name: str) -> None:
         near = difflib.get_close_matches(name, list(self._arrays), n=1)
@@ -139,73 +132,33 @@ def open_table(path: str) -> Iterator[Source]:
     if not file.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     with reader(file) as arrays:
-        yield Source(path, arrays)
+        yield Source(path, _told(path, arrays))
 
 
-class Lazy(Mapping[str, Any]):
-    """Names that are known, arrays that are read on demand, and their shapes without reading where a file has them."""
+def _told(path: str, arrays: Mapping[str, Any]) -> Lazy:
+    """The same arrays; one that cannot be read is an error that names the file and it.
 
-    def __init__(
-        self, names: Sequence[str], read: Callable[[str], Any], shape: Callable[[str], tuple[int, ...]] | None = None
-    ) -> None:
-        self._names, self._read = dict.fromkeys(names), read
-        self.shape = shape or (lambda name: np.shape(read(name)))
+    What a damaged file raises depends on the byte, and on the library that reads it.
+    """
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names  # which a Mapping would find out by reading
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def shape_of(arrays: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    """The shape of an array, read no further than needed; that of a scalar for what cannot be read."""
-    try:
-        return arrays.shape(name) if isinstance(arrays, Lazy) else np.shape(arrays[name])
-    except (ValueError, OSError, EOFError, BadZipFile):
-        return ()
-
-
-@contextmanager
-def _npz(file: Path) -> Iterator[Mapping[str, Any]]:
-    # Opened here, because numpy leaves its own handle open when the archive turns out to be torn.
-    with file.open("rb") as handle:
+    def read(name: str) -> Any:
         try:
-            archive = np.load(handle, allow_pickle=False)
-        except (OSError, ValueError, EOFError, BadZipFile) as error:
-            raise _unreadable(file, error) from None
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError(f"{file}: a single array (.npy), where an .npz archive of named arrays is needed")
-        with archive:
-            yield Lazy(archive.files, archive.__getitem__, lambda name: _npz_shape(archive, name))
+            return arrays[name]
+        except MissingDependency:
+            raise
+        except MemoryError:
+            shape = shape_of(arrays, name)
+            raise ValueError(f"{path}: '{name}' needs more memory than there is; its header says {shape}") from None
+        except Exception as error:
+            raise ValueError(f"{path}: '{name}' cannot be read ({short(error)})") from None
 
-
-def _npz_shape(archive: Any, name: str) -> tuple[int, ...]:
-    """From the header of a member; arrays of objects, which only pickle could read, have none."""
-    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if f"{name}.npy" in archive.zip.namelist():
-        with archive.zip.open(f"{name}.npy") as member:
-            if header := headers.get(np.lib.format.read_magic(member)):
-                shape, _, dtype = header(member)
-                return () if dtype.hasobject else tuple(shape)
-    return np.shape(archive[name])
+    return Lazy(list(arrays), read, lambda name: shape_of(arrays, name))
 
 
 @contextmanager
 def _npy(file: Path) -> Iterator[Mapping[str, Any]]:
     """One array without a name, here ``array``; of a structured one, its fields."""
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise _unreadable(file, error) from None
+    array = load_npy(file)
     yield Lazy(array.dtype.names, array.__getitem__) if array.dtype.names else {"array": array}
 
 
@@ -219,7 +172,7 @@ def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(file, skipinitialspace=True, index_col=False, low_memory=False)
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own errors are ValueErrors
-        raise _unreadable(file, error) from None
+        raise unreadable(file, error) from None
     frame.columns = frame.columns.astype(str)
     yield Lazy(list(frame.columns), lambda name: _plain(frame[name]), lambda name: (len(frame),))
 
@@ -234,8 +187,8 @@ def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
 
     try:
         names, rows = parquet.read_schema(file).names, parquet.read_metadata(file).num_rows
-    except (ValueError, OSError) as error:
-        raise _unreadable(file, error) from None
+    except Exception as error:
+        raise unreadable(file, error) from None
     read = lambda name: _plain(pd.read_parquet(file, columns=[name], engine="pyarrow")[name])  # noqa: E731
     yield Lazy(names, read, lambda name: (rows,))
 
@@ -248,18 +201,22 @@ def _hdf5(file: Path) -> Iterator[Mapping[str, Any]]:
         raise _missing(file, "h5py", "hdf5") from None
     try:
         handle = h5py.File(file, "r")
-    except OSError as error:
-        raise _unreadable(file, error) from None
+    except Exception as error:
+        raise unreadable(file, error) from None
     with handle:
         found: dict[str, tuple[Any, Any]] = {}
 
-        def visit(name: str, item: Any) -> None:
+        def visit(name: str | bytes, item: Any) -> None:
+            name = name if isinstance(name, str) else name.decode(errors="replace")  # bytes are what is no UTF-8
             if isinstance(item, h5py.Dataset):
                 # A compound dataset, as astropy writes its tables, has one column per field.
                 fields = item.dtype.names
                 found.update({f"{name}/{f}": (item, f) for f in fields} if fields else {name: (item, ())})
 
-        handle.visititems(visit)
+        try:
+            handle.visititems(visit)
+        except Exception as error:  # damaged groups: RuntimeError, KeyError, ...
+            raise unreadable(file, error) from None
 
         def shape(name: str) -> tuple[int, ...]:
             item, field = found[name]
@@ -268,7 +225,7 @@ def _hdf5(file: Path) -> Iterator[Mapping[str, Any]]:
         yield Lazy(list(found), lambda name: found[name][0][found[name][1]], shape)
 
 
-_READERS = {".npz": _npz, ".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5, ".npy": _npy}
+_READERS = {".npz": open_npz, ".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5, ".npy": _npy}
 ENDINGS = tuple(_READERS)
 
 
@@ -285,14 +242,6 @@ def _plain(series: Any) -> np.ndarray:
     if types.is_integer_dtype(series.dtype) and not series.isna().any():  # float64 would merge ids beyond 2^53
         return np.asarray(series.to_numpy(dtype=series.dtype.numpy_dtype))
     return np.asarray(series.to_numpy(dtype=float, na_value=np.nan))
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
-
-
-def _unreadable(file: Path, error: BaseException) -> ValueError:
-    return ValueError(f"{file}: not a readable {file.suffix} file ({_short(error)})")
 
 
 def _missing(file: Path, package: str, extra: str) -> MissingDependency:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowzoo.config import ConfigError
 from flowzoo.data._data import References
 from flowzoo.data._readers import expanded, open_table
 from flowzoo.data._sbibm_tasks import Task
@@ -41,7 +42,7 @@ def read_design(folder: Path | None) -> Tensor | None:
     """The design matrix ``(100, 10)`` of the Bernoulli tasks in a folder; None if it has none.
 
     Raises:
-        ValueError: if the file is not of that shape.
+        ConfigError: if the file is not of that shape, or damaged.
     """
     if folder is None or not (folder / DESIGN).is_file():
         return None
@@ -55,7 +56,7 @@ def read(folder: Path, name: str, task: Task, simulations: int) -> References:
     ``(K, D)``. Published scores are those of ``published_c2st.csv`` at as many simulations.
 
     Raises:
-        ValueError: if an array is missing, of another shape, of objects, or not finite.
+        ConfigError: if an array is missing, of another shape, of objects, or not finite, or the file is damaged.
     """
     file, dim = folder / f"{name}.npz", task.prior.dim
     wanted = {"observation": (None, len(task.names)), "reference_posterior": (None, None, dim)}
@@ -63,7 +64,7 @@ def read(folder: Path, name: str, task: Task, simulations: int) -> References:
     x, theta, truth = found["observation"], found["reference_posterior"], found.get("true_parameters")
     if len({len(x), len(theta), len(x if truth is None else truth)}) > 1:
         counts = ", ".join(f"{len(array)} in {key}" for key, array in found.items())
-        raise ValueError(f"{file}: its arrays must have a row for each observation; got {counts}")
+        raise ConfigError(f"{file}: its arrays must have a row for each observation; got {counts}")
     published = _published(folder / "published_c2st.csv", name, simulations)
     return References(x, theta, truth, published, f"reference posteriors of {file.name}")
 
@@ -82,7 +83,7 @@ def _published(file: Path, name: str, simulations: int) -> dict[str, float]:
     """Mean C2ST over the observations, by method; empty without the file, or at other numbers of simulations.
 
     Raises:
-        ValueError: if the file has other columns, or a score that is no number.
+        ConfigError: if the file has other columns, or a score that is no share.
     """
     if not file.is_file():
         return {}
@@ -91,9 +92,12 @@ def _published(file: Path, name: str, simulations: int) -> dict[str, float]:
         with file.open(newline="") as lines:
             for row in csv.DictReader(lines):
                 if row["task"] == name and int(row["num_simulations"]) == simulations and row["algorithm"] in _METHODS:
-                    scores.setdefault(row["algorithm"], []).append(float(row["C2ST"]))
+                    score = float(row["C2ST"])
+                    if not 0 <= score <= 1:
+                        raise ValueError(f"C2ST is a share of right answers; got {score:g}")
+                    scores.setdefault(row["algorithm"], []).append(score)
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(
+        raise ConfigError(
             f"{file}: needs the columns task, num_simulations, algorithm and C2ST, with numbers in them ({error})"
         ) from None
     return {method: sum(scores[method]) / len(scores[method]) for method in _METHODS if method in scores}
@@ -103,30 +107,30 @@ def _read(
     file: Path, wanted: Mapping[str, tuple[int | None, ...]], optional: set[str] | None = None
 ) -> dict[str, Tensor]:
     """Named arrays of an ``.npz`` file as float32, checked; None in a shape is any length from 1."""
-    with open_table(str(file)) as source:
-        return {
-            key: _array(file, source.arrays, key, shape)
-            for key, shape in wanted.items()
-            if key in source.arrays or key not in (optional or set())
-        }
+    try:
+        with open_table(str(file)) as source:
+            return {
+                key: _array(file, source.arrays, key, shape)
+                for key, shape in wanted.items()
+                if key in source.arrays or key not in (optional or set())
+            }
+    except ValueError as error:  # of a reader, and looked at after the training: a class of ours, so one line
+        raise ConfigError(str(error)) from None
 
 
 def _array(file: Path, arrays: Mapping[str, Any], key: str, shape: tuple[int | None, ...]) -> Tensor:
     if key not in arrays:
-        raise ValueError(f"{file}: no array '{key}'; it has {', '.join(arrays) or 'none'}")
-    try:
-        array = arrays[key]
-    except (ValueError, OSError, EOFError) as error:  # of objects, which only pickle could read; or torn
-        raise ValueError(f"{file}: '{key}' cannot be read ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"{file}: no array '{key}'; it has {', '.join(arrays) or 'none'}")
+    array = arrays[key]
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{file}: '{key}' must be numbers; got {array.dtype}")
+        raise ConfigError(f"{file}: '{key}' must be numbers; got {array.dtype}")
     fits = array.ndim == len(shape) and all(
         n == m or (m is None and n) for n, m in zip(array.shape, shape, strict=True)
     )
     if not fits:
         text = ", ".join("any" if n is None else str(n) for n in shape)
-        raise ValueError(f"{file}: '{key}' must be ({text}); got {array.shape}")
+        raise ConfigError(f"{file}: '{key}' must be ({text}); got {array.shape}")
     tensor = torch.from_numpy(array).float()
     if bad := int((~tensor.isfinite()).sum()):
-        raise ValueError(f"{file}: {bad} of {tensor.numel()} values of '{key}' are not finite")
+        raise ConfigError(f"{file}: {bad} of {tensor.numel()} values of '{key}' are not finite")
     return tensor

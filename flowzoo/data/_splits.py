@@ -256,8 +256,9 @@ def _default_context_map(data: Data, contexts: Tensor) -> Bijector:
 def _with_scale(context_map: Bijector, contexts: Tensor) -> Bijector:
     """The map, with the default scale for these training contexts where it leaves that open."""
     if isinstance(context_map, VectorAndImage):
-        vectors = torch.unique(contexts[:, : contexts.shape[1] - prod(context_map.image)], dim=0)
-        context_map.vector = _with_scale(context_map.vector, vectors)
+        vectors = contexts[:, : contexts.shape[1] - prod(context_map.image)]
+        if vectors.shape[1]:  # else images are all that there is, and rows without columns have no order
+            context_map.vector = _with_scale(context_map.vector, torch.unique(vectors, dim=0))
     elif isinstance(context_map, Compose):
         *others, last = context_map.maps
         return Compose(*others, _with_scale(last, contexts))  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ class Sbibm:
         Raises:
             ConfigError: if an option is out of range.
             FileNotFoundError: if the folder of references is not there, or lacks a file that nothing replaces.
-            ValueError: if a file in it has other arrays.
+            ConfigError: if a file in it has other arrays, or is damaged.
         """
         held = self._check()
         task, events = self._task, self.direction == "likelihood"
@@ -132,7 +132,7 @@ class Sbibm:
         """Observations with draws from their posteriors: read, or made, which takes some seconds.
 
         Raises:
-            ValueError: if the file has other arrays.
+            ConfigError: if the file has other arrays, or is damaged.
         """
         if self._file is not None:
             return _sbibm_references.read(self._file.parent, self.task, self._task, self.simulations)

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from flowzoo.config import ConfigError, fields
+from flowzoo.harness._yaml import MOST, Dumper, Loader, Path_, problem
 from flowzoo.registry import DATASETS, MODELS, MissingDependency, Registry, UnknownName
 
 Options = dict[str, Any]
-_Path = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def dump(settings: Settings) -> str:
     data = [{"name": name, **options} for name, options in settings.datasets]
     sections = {name: getattr(settings, name) for name in ("train", "tune", "bench", "embed")}
     content = {"data": data, "models": settings.models, **{k: v for k, v in sections.items() if v}}
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
 class _Target(NamedTuple):
@@ -98,7 +98,7 @@ class _Target(NamedTuple):
     name: str
     options: Options
     owner: Registry | type
-    path: _Path = ()
+    path: Path_ = ()
 
     def known(self) -> list[str]:
         """The options that it may have; asked late, as that imports a backend."""
@@ -132,7 +132,7 @@ def _listed(source: _Source, key: str, registry: Registry) -> list[_Target]:
     """The datasets or the models of the file, by canonical name."""
     value = source.values.get(key)
     if key == "models" and isinstance(value, dict):
-        found: list[tuple[_Path, Any, Any]] = [((key, name), name, value[name]) for name in value]
+        found: list[tuple[Path_, Any, Any]] = [((key, name), name, value[name]) for name in value]
     elif isinstance(value, list):
         found = [((key, i), item, None) for i, item in enumerate(value)]
     else:
@@ -167,7 +167,7 @@ def _set(text: str, targets: Mapping[str, list[_Target]]) -> None:
     names = [target.name for group in ("data", "model") for target in targets[group]]
     prefixes = f"prefixes are {', '.join(dict.fromkeys([*targets, *names]))}"
     if not (equals and value and dot and prefix and option):
-        raise ConfigError(f"--set {text}: expected prefix.option=value (null for none); {prefixes}")
+        raise ConfigError(f"--set {text:.200}: expected prefix.option=value (null for none); {prefixes}")
     reached, why = targets.get(prefix, []), f"no {prefix} is chosen"
     if prefix not in targets:
         why = f"unknown prefix '{prefix}': {_near(prefix, [*targets, *names])}{prefixes}"
@@ -180,11 +180,11 @@ def _set(text: str, targets: Mapping[str, list[_Target]]) -> None:
             why = f"{name} is not among the chosen {registry.kind}s ({among})"
             reached = reached + [target for target in group if target.name == name]
     if not reached:
-        raise ConfigError(f"--set {text}: {why}")
+        raise ConfigError(f"--set {text:.200}: {why}")
     fitting = [target for target in reached if option in target.known()]
     if not fitting:
         known = list(dict.fromkeys(name for target in reached for name in target.known()))
-        raise ConfigError(f"--set {text}: {_unknown([t.name for t in reached], option, known)}")
+        raise ConfigError(f"--set {text:.200}: {_unknown([t.name for t in reached], option, known)}")
     for target in fitting:
         target.options[option] = _value(value, text)
 
@@ -192,10 +192,10 @@ def _set(text: str, targets: Mapping[str, list[_Target]]) -> None:
 def _value(value: str, text: str) -> Any:
     """YAML where it is YAML, else the text as it stands (``*.npz``, ``#3``)."""
     try:
-        parsed = yaml.load(value, _Loader)
-    except (yaml.YAMLError, ValueError) as error:
+        parsed = yaml.load(value, Loader)
+    except Exception as error:  # as in ``_open``
         if value[0] in "[{'\"!&":
-            raise ConfigError(f"--set {text}: {_problem(error)}") from None
+            raise ConfigError(f"--set {text:.200}: {problem(error)}") from None
         return value
     return value if parsed is None and value.lower() not in ("null", "~") else parsed
 
@@ -217,21 +217,21 @@ class _Source(NamedTuple):
 
     name: str
     values: Options
-    lines: Mapping[_Path, int]
+    lines: Mapping[Path_, int]
 
-    def at(self, path: _Path) -> str:
+    def at(self, path: Path_) -> str:
         """``bench.yaml:7``: the line of a part, or of the nearest thing around it that has one."""
         while path and path not in self.lines:
             path = path[:-1]
         return f"{self.name}:{self.lines.get(path, 1)}"
 
-    def check(self, path: _Path, keys: Options, owner: str, known: list[str], noun: str = "option") -> None:
+    def check(self, path: Path_, keys: Options, owner: str, known: list[str], noun: str = "option") -> None:
         """Refuse a key that its owner does not have."""
         for key in keys:
             if key not in known:
                 raise ConfigError(f"{self.at((*path, str(key)))}: {_unknown([owner], str(key), known, noun)}")
 
-    def mapping(self, path: _Path, value: Any, owner: str) -> Options:
+    def mapping(self, path: Path_, value: Any, owner: str) -> Options:
         """Options, none for an empty value. A copy, as an anchor can give two models one mapping."""
         if not isinstance(value, dict | None):
             raise ConfigError(f"{self.at(path)}: expected {owner}: {{option: value, ...}}; got {value!r}")
@@ -251,56 +251,17 @@ def _open(path: Path | None) -> _Source:
     if path is None:
         return _Source("", {}, {})
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST + 1)
+        if len(text) > MOST:
+            raise ValueError(f"more than {MOST} characters, which is no config file")
+        loader = Loader(text)
         values = loader.get_single_data()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a YAML file") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except Exception as error:  # a tag on what does not fit it raises a KeyError, an AttributeError, ...
         mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{path}{f':{mark.line + 1}' if mark else ''}: {_problem(error)}") from None
+        raise ConfigError(f"{path}{f':{mark.line + 1}' if mark else ''}: {problem(error)}") from None
     if not isinstance(values, dict | None):
         raise ConfigError(f"{path}:1: expected a mapping with data, models and so on; got {values!r:.40}")
     return _Source(str(path), values or {}, loader.lines)
-
-
-def _problem(error: Exception) -> str:
-    plain = "; only plain YAML is read" if isinstance(error, yaml.constructor.ConstructorError) else ""
-    return f"{getattr(error, 'problem', None) or ' '.join(str(error).split())}{plain}"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which also knows the line of every key and takes none twice."""
-
-    def get_single_node(self) -> Any:
-        node = super().get_single_node()
-        self.lines: dict[_Path, int] = {}
-        self._visit(node, (), set())
-        return node
-
-    def _visit(self, node: yaml.Node | None, path: _Path, seen: set[int]) -> None:
-        if node is None or id(node) in seen:  # an alias, perhaps of the very thing that it stands in
-            return
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            for i, item in enumerate(node.value):
-                self.lines[*path, i] = item.start_mark.line + 1
-                self._visit(item, (*path, i), seen)
-        elif isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                here = (*path, key.value if isinstance(key, yaml.ScalarNode) else None)
-                if here in self.lines:
-                    problem = f"'{here[-1]}' is given twice, first in line {self.lines[here]}; keep one"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                self.lines[here] = key.start_mark.line + 1
-                self._visit(value, here, seen)
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML's safe dumper, without anchors, and with tuples and paths as lists and text."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_Dumper.add_representer(tuple, yaml.SafeDumper.represent_list)
-_Dumper.add_multi_representer(Path, lambda dumper, path: dumper.represent_str(str(path)))

@@ -98,7 +98,8 @@ def test_missing_image_in_a_folder_is_named(path, tmp_path):
     with pytest.raises(ValueError, match=r"no image for galaxy '5' .*expected 5.npy"):
         load(path, images=str(tmp_path / "images"))
     np.save(tmp_path / "images" / "5.npy", maps(side=6)[5])
-    with pytest.raises(ValueError, match=r"image of galaxy '5' is \(1, 6, 6\); that of the first is \(1, 8, 8\)"):
+    words = r"5\.npy: the image of galaxy '5' is \(1, 6, 6\); that of the first, '0' in .*0\.npy, is \(1, 8, 8\)"
+    with pytest.raises(ValueError, match=words):
         load(path, images=str(tmp_path / "images"))
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         load(path, images=str(tmp_path / "nothing"))
