@@ -17,6 +17,7 @@ import copy
 import functools
 import math
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from flowzoo import config as configs
 from flowzoo.bijectors import Standardize
 from flowzoo.flow import ConditionalFlow
 from flowzoo.models import build
+from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 from flowzoo.seeding import generator
 
@@ -352,6 +354,39 @@ def check_step_does_not_wait(case: Case) -> None:
     x, c = inputs(flow, 16, generator(16, "x"))
     with NoHostSync():
         (-flow(x, c).mean()).backward()
+
+
+def check_default_is_in_its_search_space(case: Case) -> None:
+    """What the search space asks for are options, and their defaults lie in it: a study begins with them."""
+    config = MODELS.get(case.name)
+    if not hasattr(config, "suggest"):
+        raise AssertionError("its config has no suggest(trial); with nothing to search it returns cls()")
+    require_default_in_space(config)
+
+
+def require_default_in_space(config: Any) -> None:
+    """The same of any config class with ``suggest``.
+
+    Raises:
+        AssertionError: if the space has something that is no option, or a default lies outside.
+    """
+    from optuna.trial import FixedTrial
+
+    default = config()
+    values = {name: getattr(default, name) for name in configs.fields(config)}
+    for name, value in values.items():
+        # an int stands for that many equal layers
+        if isinstance(value, tuple) and value and type(value[0]) is int and widths(value[0]) == value:
+            values[name] = value[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a number out of its range is only warned of
+            suggested = config.suggest(FixedTrial(values))
+    except (ValueError, UserWarning) as error:
+        raise AssertionError(f"{config.__name__}() is not in the search space of suggest: {error}") from None
+    wrong = [name for name, value in values.items() if getattr(suggested, name) not in (value, getattr(default, name))]
+    if wrong:
+        raise AssertionError(f"suggest with the defaults of {', '.join(wrong)} gives other ones")
 
 
 class NoHostSync(TorchDispatchMode):

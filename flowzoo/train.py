@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flowzoo import config as configs
-from flowzoo import distributed
+from flowzoo import distributed, preempt
 from flowzoo.checkpoint import CheckpointError, load_tensors, save_tensors
 from flowzoo.data import Split, Splits
 from flowzoo.flow import ConditionalFlow
@@ -72,6 +72,7 @@ def fit(
     label: str = "fit",
     show: bool | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_validation: Callable[[int, float], None] | None = None,
 ) -> FitResult:
     """Maximise the mean log-likelihood of the training split.
 
@@ -92,6 +93,10 @@ def fit(
         label: name in the progress bar.
         show: force the progress bar on or off.
         on_step: called after every step, for tests and for schedulers.
+        on_validation: called after every validation whose NLL is finite, with the step and that NLL, nats per event;
+            what it raises ends the call, and the last checkpoint stays. A resumed run does not repeat what its
+            checkpoint knows. Where several levels of ``context_noise`` are tried, the i-th begins at step
+            ``i * (steps + 1)``.
 
     Raises:
         CheckpointError: if the checkpoint was written by a run with other options.
@@ -102,14 +107,14 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     levels = config.noise_levels
     if len(levels) == 1 or not prod(flow.context_shape) or not any(p.requires_grad for p in flow.parameters()):
-        return _Trainer(flow, splits, config, seed, path).run(label, show, on_step)
+        return _Trainer(flow, splits, config, seed, path, on_validation).run(label, show, on_step)
     fresh = _copy(flow)
     found: list[FitResult] = []
     weights: list[dict[str, Tensor]] = []
     for i, level in enumerate(levels):
         flow.load_state_dict(fresh)
         own = None if path is None else level_path(path, i)
-        trainer = _Trainer(flow, splits, config.at_level(i), seed, own)
+        trainer = _Trainer(flow, splits, config.at_level(i), seed, own, on_validation, i * (config.steps + 1))
         found.append(trainer.run(f"{label}, context noise {level:g}", show, on_step))
         weights.append(_copy(flow))
     able = [i for i, result in enumerate(found) if result.status == "ok"] or list(range(len(found)))
@@ -155,8 +160,18 @@ def mean_nll(
 class _Trainer:
     """The loop around the stepper: rate, validation, early stop, checkpoints."""
 
-    def __init__(self, flow: ConditionalFlow, splits: Splits, config: FitConfig, seed: int, path: Path | None) -> None:
+    def __init__(
+        self,
+        flow: ConditionalFlow,
+        splits: Splits,
+        config: FitConfig,
+        seed: int,
+        path: Path | None,
+        on_validation: Callable[[int, float], None] | None = None,
+        first_step: int = 0,
+    ) -> None:
         self.flow, self.splits, self.config, self.seed, self.path = flow, splits, config, seed, path
+        self.on_validation, self.first_step = on_validation, first_step
         self.state = _Progress()
         x, index, weights = _subset(splits.validation, config.validation_events, seed)
         # Every process scores a part: else the more of them there are, the larger a share of the time this takes.
@@ -215,6 +230,9 @@ class _Trainer:
                     self._save()
                 if state.step % config.evaluate_every == 0 or state.step % config.checkpoint_every == 0:
                     self._prepare()  # at every checkpoint too: who resumes from it begins so
+                if distributed.total(preempt.asked()) and self._may_stop():  # all processes or none
+                    self._save()
+                    raise preempt.Preempted
                 if on_step is not None:
                     on_step(state.step)
         if status == "ok":
@@ -248,6 +266,13 @@ class _Trainer:
         rows = torch.arange(self.stepper.batch_size, device=train.x.device)[self.stepper.own]
         self.flow.prepare(*train.batch(rows, generator(self.seed, "prepare", device=train.x.device)))
 
+    def _may_stop(self) -> bool:
+        """Whether who resumes from here takes the very steps that this run would; on a GPU nobody does anyway."""
+        prepares = type(self.flow).prepare is not ConditionalFlow.prepare
+        exact = self.splits.train.x.device.type == "cpu"
+        now = any(self.state.step % every == 0 for every in (self.config.evaluate_every, self.config.checkpoint_every))
+        return now or not (prepares and exact)
+
     def _validate(self) -> str:
         """Score the validation split and keep the best weights; returns what is wrong, or nothing."""
         state, config = self.state, self.config
@@ -274,6 +299,8 @@ class _Trainer:
             state.stale += 1
             if config.patience and state.stale % max(1, config.patience // 2) == 0:
                 state.shrink /= 2
+        if finite and self.on_validation is not None:
+            self.on_validation(self.first_step + state.step, nll)
         return "" if finite else f"the validation NLL was {nll} at step {state.step}"
 
     def _score(self) -> float:

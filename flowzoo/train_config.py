@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,15 @@ class FitConfig:
             raise ValueError(f"context_noise must be a number >= 0, or different ones; got {self.context_noise}")
         if self.steps < 0 or self.lr <= 0 or (self.minutes is not None and self.minutes <= 0):
             raise ValueError("steps must not be negative, lr and minutes must be positive")
+
+    @classmethod
+    def suggest(cls, trial: Any) -> FitConfig:
+        """What the training of every model has in common, drawn by an Optuna trial."""
+        return cls(
+            lr=trial.suggest_float("lr", 1e-4, 1e-2, log=True),
+            batch_size=trial.suggest_categorical("batch_size", [64, 128, 256, 512]),
+            weight_decay=trial.suggest_categorical("weight_decay", [0.0, 1e-4, 1e-3, 1e-2]),
+        )
 
     @property
     def noise_levels(self) -> tuple[float, ...]:

@@ -19,6 +19,8 @@ from flowzoo.testing import CHECKS, NoHostSync, case_of, check_flow
 class Honest(ConditionalFlow):
     """A flow of the smallest kind: a triangular mixing, then a scale and a shift given the context."""
 
+    space = (1, 9)
+
     def __init__(self, event, context, **maps):
         super().__init__(event, context, **maps)
         count = self.event_shape.numel()
@@ -207,6 +209,12 @@ class Full(Honest):
         return scores if len(scores) else scores.new_zeros(1)
 
 
+class Homeless(Honest):
+    """Its default lies outside its own search space."""
+
+    space = (5, 9)
+
+
 class ContextBound(Honest):
     """Takes no unconditional data."""
 
@@ -234,6 +242,7 @@ FAULTS = {
     "unconditional": [ContextBound],
     "starts_near_the_data": [Far],
     "empty_batch": [Full],
+    "default_is_in_its_search_space": [Homeless],
 }
 
 
@@ -255,6 +264,12 @@ def planted(monkeypatch):
             contexts: ClassVar[str] = "any"
             inverse: ClassVar[str] = "closed form"
             paper: ClassVar[str] = "none"
+
+            width: int = 4
+
+            @classmethod
+            def suggest(cls, trial):
+                return cls(width=trial.suggest_int("width", *flow.space))
 
             def build(self, event_shape, context_shape, *, x_map=None, context_map=None):
                 return flow(event_shape, context_shape, x_map=x_map, context_map=context_map)

@@ -699,3 +699,50 @@ def test_validation_of_balanced_groups_takes_as_many_events_of_each():
 def test_time_is_shared_out_among_levels_of_noise():
     config = FitConfig(minutes=3.0, context_noise=(0.0, 1.0, 2.0))
     assert config.at_level(1) == FitConfig(minutes=1.0, context_noise=1.0)
+
+
+# -- validations are told -------------------------------------------------------------------------------------------
+
+
+def test_every_validation_is_told_and_none_twice_after_a_kill(data, tmp_path):
+    config = FitConfig(steps=20, batch_size=16, evaluate_every=3, checkpoint_every=4)
+    told = []
+
+    def killing(step, nll):
+        told.append((step, nll))
+        if step == 9:
+            raise Killed
+
+    path = tmp_path / "state"
+    with pytest.raises(Killed):
+        fit(fresh(data), data, config, checkpoint=path, on_validation=killing)
+    again = []
+    result = fit(fresh(data), data, config, checkpoint=path, on_validation=lambda *row: again.append(row))
+    history = [(row["step"], row["validation_nll"]) for row in result.history]
+    assert [step for step, _ in told] == [0, 3, 6, 9]
+    assert [step for step, _ in again] == [9, 12, 15, 18, 20]  # from the checkpoint of step 8 on
+    assert told == history[:4]
+    assert again == history[3:]
+
+
+def test_validations_of_several_levels_of_noise_are_told_one_after_another(data):
+    told = []
+    config = FitConfig(steps=4, evaluate_every=2, context_noise=(0.0, 0.5), patience=0)
+    fit(fresh(data), data, config, on_validation=lambda step, nll: told.append(step))
+    assert told == [0, 2, 4, 5, 7, 9]
+
+
+def test_validation_that_is_not_finite_is_not_told(data, monkeypatch):
+    step = Stepper.step
+
+    def poisoned(self):
+        step(self)
+        if self.count == 5:
+            with torch.no_grad():
+                self.averages[0].fill_(math.nan)
+
+    monkeypatch.setattr(Stepper, "step", poisoned)
+    told = []
+    config = FitConfig(steps=9, evaluate_every=3)
+    assert fit(fresh(data), data, config, on_validation=lambda step, _: told.append(step)).status == "diverged"
+    assert told == [0, 3]

@@ -1,0 +1,171 @@
+"""One trial: a training whose validations are reported, and what came of it."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flowzoo import train
+from flowzoo.checkpoint import CheckpointError, read_meta, versions
+from flowzoo.data import Splits
+from flowzoo.flow import ConditionalFlow
+from flowzoo.lease import Lease
+from flowzoo.models import ModelConfig
+from flowzoo.record import one_line
+from flowzoo.storage import DISK
+from flowzoo.tune.space import Space
+from flowzoo.tune.study import StudyError
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+
+class Lost(Exception):
+    """The trial is somebody else's by now."""
+
+
+class _Pruned(Exception):
+    """The pruner has seen enough."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial.
+
+    Args:
+        state: ``"complete"``, ``"pruned"`` or ``"failed"``.
+        value: minus the best validation NLL, in nats per event, of a complete one.
+        reason: why it failed or was pruned, in one line.
+        attributes: for the study: ``seconds``, ``device``, ``version``; of a complete one ``best_step``.
+    """
+
+    state: str
+    value: float | None
+    reason: str
+    attributes: dict[str, Any]
+
+
+def run_trial(
+    trial: Trial,
+    space: Space,
+    splits: Splits,
+    build: Callable[[ModelConfig], ConditionalFlow],
+    state: Path,
+    lease: Lease,
+    *,
+    first: bool,
+    seed: int,
+    label: str,
+    show: bool | None = None,
+) -> Outcome:
+    """Train what a trial says. Who is killed in the middle leaves a checkpoint, from which the next one goes on.
+
+    Args:
+        trial: of Optuna; those of its parameters that are there already stay as they are.
+        space: what is searched.
+        splits: the data; the test part is not touched.
+        build: makes the flow of a config, with its initial weights.
+        state: where the state of the training is kept.
+        lease: of this trial.
+        first: whether it is that of the config as it stands.
+        seed: of the training.
+        label: name in the progress bar.
+        show: force the progress bar on or off.
+
+    Raises:
+        Lost: if the storage or the lease says that the trial is somebody else's.
+        StudyError: if the storage no longer answers.
+        OSError: if the disk is full or cannot be written.
+    """
+    from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+
+    device = splits.train.x.device
+    began = time.monotonic() - _spent(state, space)
+    kind, value, reason = "complete", None, ""
+    attributes: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "version": versions()["flowzoo"],
+    }
+    try:
+        model, config = space.drawn(trial, as_it_stands=first)
+        arguments: dict[str, Any] = {"seed": seed, "checkpoint": state, "label": label, "show": show}
+        arguments["on_validation"] = _Report(trial, lease)
+        try:
+            result = train.fit(build(model), splits, config, **arguments)
+        except CheckpointError:  # damaged, or of another study: it has no say
+            forget(state, space)
+            result = train.fit(build(model), splits, config, **arguments)
+        attributes["best_step"] = result.best_step
+        if result.status != "ok":
+            kind, reason = "failed", f"{result.status}: {result.reason}"
+        elif not math.isfinite(result.validation_nll):
+            kind, reason = "failed", f"its best validation NLL was {result.validation_nll}"
+        else:
+            value = -result.validation_nll
+    except _Pruned as pruned:
+        kind, reason = "pruned", str(pruned)
+    except Lost:
+        raise
+    except UpdateFinishedTrialError:
+        raise Lost from None
+    except StorageInternalError as error:
+        raise StudyError(f"the storage of the study does not answer: {one_line(error.__cause__ or error)}") from None
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        kind, reason = "failed", f"out of memory: {str(error).splitlines()[0] if str(error) else 'of the host'}"
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            raise
+        kind, reason = "failed", one_line(error)
+    if kind == "failed":  # what the exception held is free by now
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return Outcome(kind, value, reason, {"seconds": time.monotonic() - began, **attributes})
+
+
+class _Report:
+    """Called after each validation: tells the study, and asks whether to go on."""
+
+    def __init__(self, trial: Trial, lease: Lease) -> None:
+        self.trial, self.lease = trial, lease
+        # Who goes on with a trial comes past validations again that are known.
+        self.known = max(trial.storage.get_trial(trial._trial_id).intermediate_values, default=-1)
+
+    def __call__(self, step: int, nll: float) -> None:
+        if self.lease.lost:
+            raise Lost
+        if step > self.known:
+            self.trial.report(-nll, step)
+        if step >= self.known and self.trial.should_prune():
+            raise _Pruned(f"worse than others at step {step}")
+
+
+def states(state: Path, space: Space) -> list[Path]:
+    """Where the training of a trial keeps its state: in several files where it chooses among levels of noise."""
+    return [state, *(train.level_path(state, i) for i in range(len(space.fit.noise_levels)))]
+
+
+def forget(state: Path, space: Space) -> None:
+    """Remove the state of a trial's training, and what a kill in the middle of writing it left."""
+    for path in states(state, space):
+        path.unlink(missing_ok=True)
+    for path in state.parent.glob(f".{state.name.removesuffix('.safetensors')}.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _spent(state: Path, space: Space) -> float:
+    """Seconds that were spent on a trial before, as far as its checkpoints know."""
+    total = 0.0
+    for path in states(state, space):
+        try:
+            total += float(read_meta(path)["state"]["seconds"])
+        except (FileNotFoundError, CheckpointError, KeyError):
+            continue
+    return total

@@ -1,0 +1,260 @@
+"""What one of the workers on a study does to it: takes trials over, begins new ones, tells what came of them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowzoo.data import Splits
+from flowzoo.flow import ConditionalFlow
+from flowzoo.lease import Lease, take
+from flowzoo.models import ModelConfig
+from flowzoo.tune.space import Space
+from flowzoo.tune.storage import Opened
+from flowzoo.tune.trial import Lost, Outcome, forget, run_trial
+from flowzoo.tune.tune_config import TuneConfig
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+BEYOND = "beyond the budget: others were faster"
+POLL = 0.5  # seconds between two looks at what others do
+# A training that the system kills for its memory would be begun again for ever.
+ATTEMPTS = 20
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Whether a trial ended on its own merits, and so uses the budget; one that was lost with its worker does not."""
+    if trial.state.name == "FAIL":
+        return trial.user_attrs.get("reason", BEYOND) != BEYOND
+    return trial.state.is_finished()
+
+
+class Worker:
+    """One of the workers on a study, of any number of them in this process or elsewhere.
+
+    Args:
+        study: opened.
+        opened: its storage.
+        config: how to tune.
+        space: what is searched.
+        folder: where the state of trainings is kept.
+    """
+
+    def __init__(self, study: Study, opened: Opened, config: TuneConfig, space: Space, folder: Path) -> None:
+        from optuna.trial import TrialState
+
+        from flowzoo.tune.sampling import origin
+
+        self.study, self.opened, self.config, self.space, self.folder = study, opened, config, space, folder
+        self.storage, self.origin, self.State = study._storage, origin, TrialState
+        self.study_id = self.storage.get_study_id_from_name(study.study_name)
+        self.nudged: set[int] = set()
+
+    def state(self, number: int) -> Path:
+        """Where the training of a trial keeps its state."""
+        return self.folder / f"{self.study.study_name}.{number}.state.safetensors"
+
+    def trials(self, say: Callable[[str], None]) -> Iterator[tuple[Trial, Lease]]:
+        """The trials that this worker shall run, one after another, until the study is done."""
+        waits = False
+        while True:
+            found = self._take_over() or self._again() or self._new()
+            if found is not None:
+                waits = False
+                yield found
+                continue
+            trials = self._all()
+            running = [t for t in trials if not t.state.is_finished()]
+            if not running and self._is_used(trials):
+                break
+            if running and not waits:
+                waits = True
+                say(f"{self.study.study_name}: waiting for {len(running)} trials of other workers")
+            time.sleep(POLL)
+        self._sweep()
+
+    def run(
+        self,
+        trial: Trial,
+        lease: Lease,
+        splits: Splits,
+        build: Callable[[ModelConfig], ConditionalFlow],
+        *,
+        seed: int,
+        show: bool | None,
+    ) -> bool:
+        """Run a trial and tell the study; False if it became somebody else's. For the rest see ``run_trial``."""
+        number, first = trial.number, self.origin(self.storage.get_trial(trial._trial_id)) == 0
+        label = f"{self.study.study_name} trial {number}"
+        with lease, self._heartbeat(trial):
+            try:
+                outcome = run_trial(
+                    *(trial, self.space, splits, build, self.state(number), lease),
+                    first=first,
+                    seed=seed,
+                    label=label,
+                    show=show,
+                )
+            except Lost:
+                return False
+            return self.tell(trial, outcome)
+
+    def tell(self, trial: Trial, outcome: Outcome) -> bool:
+        """Tell the study what came of a trial, and forget its state; False if it is somebody else's by now."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            for key, value in outcome.attributes.items():
+                trial.set_user_attr(key, value)
+            if outcome.reason:
+                trial.set_user_attr("reason", outcome.reason)
+            kind = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[outcome.state]
+            self.study.tell(trial, outcome.value, state=self.State[kind])
+        except UpdateFinishedTrialError:
+            return False
+        except ValueError as error:
+            if str(error).startswith("Cannot tell a"):  # it is over, or waits to be begun again
+                return False
+            raise
+        forget(self.state(trial.number), self.space)
+        return True
+
+    @contextmanager
+    def _heartbeat(self, trial: Trial) -> Iterator[None]:
+        """Inside the block the storage knows that somebody is at the trial."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(self.config.heartbeat):
+                with contextlib.suppress(Exception):  # the next time, or the training meets the same trouble
+                    self._beat(trial._trial_id)
+            self.storage.remove_session()  # of this thread
+
+        self._beat(trial._trial_id)
+        thread = threading.Thread(target=beat, name=f"heartbeat {trial.number}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _beat(self, trial_id: int) -> None:
+        if hasattr(self.storage, "record_heartbeat"):  # a journal has none
+            self.storage.record_heartbeat(trial_id)
+
+    def _all(self, *states: Any) -> list[FrozenTrial]:
+        return self.storage.get_all_trials(self.study_id, deepcopy=False, states=states or None)
+
+    def _lease_path(self, number: int) -> Path:
+        return self.opened.leases / f"{self.study.study_name}.{number}.lease"
+
+    def _lease(self, number: int) -> Lease | None:
+        return take(self._lease_path(number), expiry=4.0 * self.config.heartbeat)
+
+    def _take_over(self) -> tuple[Trial, Lease] | None:
+        """A trial whose worker is gone and whose lease can be had."""
+        import optuna
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        for frozen in self._all(self.State.RUNNING):
+            if frozen.user_attrs.get("home") != self.opened.home:
+                continue
+            lease = self._lease(frozen.number)
+            if lease is None:
+                continue
+            now = self.storage.get_trial(frozen._trial_id)
+            # Of attempts since the last sign of progress.
+            reached = max(now.intermediate_values, default=-1)
+            before, count = now.user_attrs.get("attempts", (-1, 0))
+            count = count + 1 if before == reached else 1
+            try:
+                self.storage.set_trial_user_attr(frozen._trial_id, "attempts", [reached, count])
+            except UpdateFinishedTrialError:  # it ended while we looked
+                lease.release()
+                continue
+            trial = optuna.trial.Trial(self.study, frozen._trial_id)
+            if count > ATTEMPTS:
+                reason = f"its worker died {count} times without a new validation (killed for its memory?)"
+                with lease:
+                    self.tell(trial, Outcome("failed", None, reason, {}))
+                return self._take_over()
+            return trial, lease
+        return None
+
+    def _again(self) -> tuple[Trial, Lease] | None:
+        """A trial that waits to be begun again, because the storage lost sight of its worker."""
+        import optuna
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.storages import fail_stale_trials
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            fail_stale_trials(self.study)
+        for frozen in self._all(self.State.RUNNING):
+            foreign = frozen.user_attrs.get("home") != self.opened.home
+            if foreign and frozen.number not in self.nudged:
+                # Its worker may have died before its first heartbeat: without one it would never count as lost.
+                self.nudged.add(frozen.number)
+                self._beat(frozen._trial_id)
+        for frozen in self._all(self.State.WAITING):
+            lease = self._lease(frozen.number)
+            if lease is None:
+                continue
+            try:
+                if self.storage.set_trial_state_values(frozen._trial_id, self.State.RUNNING):
+                    self.storage.set_trial_user_attr(frozen._trial_id, "home", self.opened.home)
+                    return optuna.trial.Trial(self.study, frozen._trial_id), lease
+            except UpdateFinishedTrialError:  # another was faster
+                pass
+            lease.release()
+        return None
+
+    def _new(self) -> tuple[Trial, Lease] | None:
+        """A new trial, if the budget has one left."""
+        import optuna
+
+        if self._is_used(self._all()):
+            return None
+        # Its home is there from the first moment, so that whoever dies right here leaves nothing that nobody may take.
+        template = optuna.create_trial(state=self.State.RUNNING, user_attrs={"home": self.opened.home})
+        trial_id = self.storage.create_new_trial(self.study_id, template_trial=template)
+        frozen = self.storage.get_trial(trial_id)
+        lease = self._lease(frozen.number)
+        if lease is None:  # another one thought that we were dead
+            return None
+        trial = optuna.trial.Trial(self.study, trial_id)
+        if self._is_used([t for t in self._all() if t.state != self.State.RUNNING or t.number < frozen.number]):
+            with lease:
+                self.tell(trial, Outcome("failed", None, BEYOND, {}))
+            return None
+        return trial, lease
+
+    def _is_used(self, trials: Collection[FrozenTrial]) -> bool:
+        """Whether these trials, finished or not, use the budget up."""
+        running = [t for t in trials if not t.state.is_finished()]  # or waits: somebody will take it
+        if not self.space.asked:
+            return bool(running) or any(counts(t) for t in trials)
+        if self.config.minutes is None:
+            return len(running) + sum(counts(t) for t in trials) >= self.config.trials
+        spent = sum(float(t.user_attrs.get("seconds", 0.0)) for t in trials if counts(t))
+        now = time.time()
+        spent += sum(max(0.0, now - t.datetime_start.timestamp()) for t in running if t.datetime_start)
+        return spent >= 60 * self.config.minutes
+
+    def _sweep(self) -> None:
+        """Remove what trials left that ended elsewhere, or right before a kill."""
+        for frozen in self._all():
+            if frozen.state.is_finished():
+                forget(self.state(frozen.number), self.space)
+                lease = self._lease(frozen.number) if self._lease_path(frozen.number).exists() else None
+                if lease is not None:
+                    lease.release()
