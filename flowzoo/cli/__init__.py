@@ -7,12 +7,14 @@ import sys
 
 import typer
 
+from flowzoo import preempt
 from flowzoo.cli._common import INTERRUPTED, USAGE
 from flowzoo.cli.drawing import density, sample
 from flowzoo.cli.embedding import embed
 from flowzoo.cli.inferring import calibrate, infer
 from flowzoo.cli.lists import datasets, metrics, models
 from flowzoo.cli.training import bench, evaluate, fit
+from flowzoo.cli.tuning import tune
 
 __all__ = ["app", "complaint", "main"]
 
@@ -22,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (bench, fit, evaluate, infer, calibrate, sample, density, embed, models, datasets, metrics):
+for command in (bench, fit, tune, evaluate, infer, calibrate, sample, density, embed, models, datasets, metrics):
     app.command()(command)
 
 
@@ -32,11 +34,16 @@ def main() -> None:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except preempt.Preempted:
+        typer.echo(f"flowzoo: {preempt.LINE}", err=True)
+        sys.exit(preempt.STATUS)
     except Exception as error:
         text = complaint(error)
         if text is None or os.environ.get("FLOWZOO_TRACEBACK"):
             raise
-        typer.echo(f"flowzoo: {' '.join(text.split())}", err=True)
+        # Names out of files and of users are in it: what the terminal would act on is shown as a mark.
+        line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+        typer.echo(f"flowzoo: {line}", err=True)
         sys.exit(USAGE)
     if status == INTERRUPTED:
         typer.echo("interrupted; the same command goes on from here", err=True)

@@ -23,6 +23,17 @@ DataNames = Annotated[str | None, typer.Option("--data", help="Datasets, separat
 Steps = Annotated[int | None, typer.Option(help="Training steps at most (train.steps).")]
 Minutes = Annotated[float | None, typer.Option(help="Training minutes at most per cell (train.minutes).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... (bench.device).")]
+Workers = Annotated[int, typer.Option(help="Processes of this machine that share the work.")]
+Executor = Annotated[str | None, typer.Option(help="here, local or dask. [default: what the rest says]")]
+Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler: tcp://host:8786.")]
+Cluster = Annotated[Path | None, typer.Option(help="YAML: a batch system to start Dask workers on.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the studies: sqlite:///FILE, postgresql+psycopg://HOST/DATABASE, journal:FILE (tune.storage)."
+    ),
+]
+StudyPrefix = Annotated[str | None, typer.Option("--study", help="Before the names of the studies (tune.study).")]
 
 
 def settings_of(
@@ -40,6 +51,7 @@ def settings_of(
     from flowzoo.harness.plan import BenchConfig
     from flowzoo.harness.settings import read
     from flowzoo.train import FitConfig
+    from flowzoo.tune import TuneConfig
 
     # The named flags are short for `--set`, and win over it.
     flags = {"train.steps": steps, "train.minutes": minutes, "bench.device": device}
@@ -51,7 +63,7 @@ def settings_of(
         models=models,
         data=data,
         sets=[*(sets or []), *extra],
-        sections={"train": FitConfig, "bench": BenchConfig, **(sections or {})},
+        sections={"train": FitConfig, "bench": BenchConfig, "tune": TuneConfig, **(sections or {})},
         default_data="digits",
     )
     if out is not None:
@@ -72,14 +84,9 @@ def _seeds(text: str) -> list[int]:
 
 
 def plan_of(settings: Settings) -> list[Any]:
-    from flowzoo import config as configs
-    from flowzoo.harness.plan import BenchConfig, make_plan, open_sources
-    from flowzoo.train import FitConfig
+    from flowzoo.harness import jobs
 
-    bench = configs.make(BenchConfig, settings.bench, "bench")
-    fit = configs.make(FitConfig, settings.train, "train")
-    sources = [source for name, options in settings.datasets for source in open_sources(name, options, bench)]
-    return make_plan(sources, settings.models, fit, bench)
+    return jobs.plan_of(settings)
 
 
 def print_table(heads: list[str], rows: list[list[str]]) -> None:

@@ -8,20 +8,29 @@ from typing import Annotated, Any
 
 import typer
 
+from flowzoo import preempt
 from flowzoo.cli._common import (
     FAILED,
+    Cluster,
     Config,
     DataNames,
     Device,
+    Executor,
     Minutes,
+    Scheduler,
     Sets,
     Steps,
+    Storage,
+    StudyPrefix,
+    Workers,
     plan_of,
     print_table,
     settings_of,
 )
+from flowzoo.cli.tuning import report_study, tune_flags
 
 
+@preempt.heeded()
 def bench(
     models: Annotated[str | None, typer.Option(help="Models, separated by commas (see `flowzoo models`).")] = None,
     data: DataNames = None,
@@ -38,6 +47,16 @@ def bench(
     context_gain: Annotated[
         bool, typer.Option("--context-gain", help="Train each without context too (bench.context_gain).")
     ] = False,
+    tune: Annotated[
+        int | None, typer.Option(help="Tune each model in so many trials, and train the best config too (tune.trials).")
+    ] = None,
+    storage: Storage = None,
+    study: StudyPrefix = None,
+    workers: Workers = 1,
+    executor: Executor = None,
+    scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    force: Annotated[bool, typer.Option("--force", help="Move what another run left in --out to replaced/.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost; train nothing.")] = False,
 ) -> None:
     """Train several flows on the same splits and print one comparative table."""
@@ -46,12 +65,18 @@ def bench(
     from rich.console import Console
 
     from flowzoo.harness import execute
+    from flowzoo.harness.executors import choose
+    from flowzoo.harness.jobs import studies_from
     from flowzoo.report import to_terminal
 
     flags = [] if folds is None else [f"bench.folds={folds}"]
     flags += ["bench.context_gain=true"] if context_gain else []
+    flags += tune_flags(tune, None, storage, study)
     settings = settings_of(config, models, data, [*(sets or []), *flags], seeds, steps, minutes, device, out)
     cells = plan_of(settings)
+    studies = studies_from(settings, cells) if settings.tune else []
+    threads = cells[0].bench.threads
+    other = choose(executor, workers=workers, threads=threads, scheduler=scheduler, cluster=cluster)
     console = Console()
     if dry_run:
         _show_plan(cells, console)
@@ -67,18 +92,30 @@ def bench(
         typer.echo(f"  {record.dataset} {record.model} seed {record.seed}{fold}: {text} ({took})")
 
     command = shlex.join(["flowzoo", *sys.argv[1:]])
-    result = execute(cells, settings.bench.get("out"), command=command, on_record=report)
+    result = execute(
+        cells,
+        settings.bench.get("out"),
+        command=command,
+        on_record=report,
+        settings=settings,
+        executor=other,
+        force=force,
+        studies=studies,
+        on_study=report_study,
+    )
     console.print(to_terminal(result.comparison))
     typer.echo(f"{result.path}/ holds this table (csv, md, tex), the records and the trained flows.")
     if result.figures:
         typer.echo(f"{result.path}/figures/ holds {', '.join(path.name for path in result.figures)}.")
     if result.failed:
         typer.echo(
-            f"{len(result.failed)} of {len(cells)} cells failed; the same command runs no other cell again.", err=True
+            f"{len(result.failed)} of {len(result.records)} cells failed; the same command runs no other cell again.",
+            err=True,
         )
         raise typer.Exit(FAILED)
 
 
+@preempt.heeded()
 def fit(
     model: Annotated[str, typer.Option(help="The model (see `flowzoo models`).")],
     out: Annotated[Path, typer.Option(help="Where to write the flow: a .safetensors file.")],

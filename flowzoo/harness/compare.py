@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,20 @@ from flowzoo import config as configs
 from flowzoo.data import Data
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.arrays import data_from_arrays
+from flowzoo.harness.executors import Executor, choose, here
 from flowzoo.harness.folder import finished_cells, held, scores_of, write_readme
+from flowzoo.harness.jobs import as_text, cell_job, remember, studies_from
 from flowzoo.harness.plan import BenchConfig, Cell, default_out, make_plan, open_sources
-from flowzoo.harness.run import cpu_threads, run_cell
+from flowzoo.harness.run import fail_cell, take_twin
+from flowzoo.harness.settings import Settings
+from flowzoo.harness.studies import Study, tuned_cells
+from flowzoo.harness.tuning import run_studies
 from flowzoo.record import Record
 from flowzoo.report import Cell as Finished
 from flowzoo.report import Table, join_folds, make_table, to_csv, to_latex, to_markdown, write_figures
 from flowzoo.storage import write_atomic
 from flowzoo.train import FitConfig
+from flowzoo.tune import Tuned
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,12 @@ def bench(
     out: str | Path | None = None,
     train: Mapping[str, Any] | None = None,
     show: bool | None = None,
+    workers: int = 1,
+    executor: str | None = None,
+    scheduler: str | None = None,
+    cluster: str | Path | None = None,
+    force: bool = False,
+    tune: int | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> BenchResult:
     """Train several conditional flows on the same splits and compare them.
@@ -92,6 +105,13 @@ def bench(
         out: run directory; the same arguments go on where a killed run stopped.
         train: options of ``FitConfig``.
         show: force the progress bar on or off.
+        workers: processes of this machine that share the cells; data must then be registered datasets.
+        executor: ``here``, ``local`` or ``dask``; by default what the other options ask for.
+        scheduler: address of a Dask scheduler, whose workers share the cells and a file system.
+        cluster: config file of a cluster on which to start such workers.
+        force: move what another run left in ``out`` to its folder ``replaced``, rather than refuse it.
+        tune: trials of a study for each model, or options of ``flowzoo.tune.TuneConfig``; then the best config is
+            trained on the seeds too, and stands in the table beside the default one.
         **options: further options of ``BenchConfig``.
 
     Raises:
@@ -102,15 +122,33 @@ def bench(
     config = configs.make(BenchConfig, {"seeds": tuple(seeds), **options}, "bench")
     if x is not None:
         data = data_from_arrays(x, context, groups)
+    models = [models] if isinstance(models, str) else models
+    chosen = models if isinstance(models, Mapping) else {name: {} for name in models}
+    names = [] if isinstance(data, Data) else [data] if isinstance(data, str) else list(data)
     if isinstance(data, Data):
         sources = open_sources("data", {}, config, data)
     else:
-        names = [data] if isinstance(data, str) else data
         sources = [source for name in names for source in open_sources(name, {}, config)]
-    models = [models] if isinstance(models, str) else models
-    chosen = models if isinstance(models, Mapping) else {name: {} for name in models}
+    settings = Settings(
+        [(name, {}) for name in names],
+        {name: dict(given) for name, given in chosen.items()},
+        dict(train or {}),
+        {"trials": tune} if isinstance(tune, int) else dict(tune or {}),
+        bench={"seeds": tuple(seeds), **options},
+    )
     cells = make_plan(sources, chosen, configs.make(FitConfig, train or {}, "train"), config)
-    return execute(cells, out, command=command, show=show)
+    studies = [] if tune is None else studies_from(settings, cells)
+    other = choose(executor, workers=workers, threads=config.threads, scheduler=scheduler, cluster=cluster)
+    return execute(
+        cells,
+        out,
+        command=command,
+        show=show,
+        settings=settings if names else None,
+        executor=other,
+        force=force,
+        studies=studies,
+    )
 
 
 def execute(
@@ -120,33 +158,72 @@ def execute(
     command: str | None = None,
     show: bool | None = None,
     on_record: Callable[[Record, bool], None] | None = None,
+    settings: Settings | None = None,
+    executor: Executor | None = None,
+    force: bool = False,
+    studies: Sequence[Study] = (),
+    on_study: Callable[[Study, Tuned | str, Path | None], None] | None = None,
 ) -> BenchResult:
-    """Run the cells of a plan that have no record yet, and write the tables and figures.
+    """Run the cells of a plan that have no record yet, tune, and write the tables and figures.
 
     Args:
         cells: the plan.
         out: run directory.
         command: what made it, for its README; by default this process's command line.
         show: force the progress bar on or off.
-        on_record: called with each cell's record, and whether it was there already.
+        on_record: called with each cell's record, and whether it was there already: first those that were.
+        settings: what the plan was made of, which other processes need; None if data were given from Python.
+        executor: other processes that get the cells run; by default this one does, one after another.
+        force: move what does not fit the plan to ``<out>/replaced``, rather than refuse it.
+        studies: of the models of the plan; the best config of each is then a cell of every seed too.
+        on_study: see ``run_studies``.
 
     Raises:
         RunDirectoryError: if the directory cannot be written, is in use by another process, holds the same cell
             with other options, or a damaged file.
+        ConfigError: if other processes shall run cells whose data were given from Python.
+        JobError: if other processes cannot.
+        StudyError: if a study in the storage is of something else.
+        Preempted: on SIGTERM, inside ``flowzoo.preempt.heeded``.
     """
     folder = Path(out or default_out(cells))
+    text = "" if executor is None else as_text(settings)
     with held(folder):
-        finished = finished_cells(cells, folder)
-        write_readme(folder, command or shlex.join(["flowzoo", *sys.argv[1:]]), cells)
-        done = []
-        for cell in cells:
-            known = finished.get(cell.stem)
-            with cpu_threads(cell.bench.threads):
-                result = known or run_cell(cell, folder, show=show)
-            done.append(result)
+        records: dict[str, Record] = {}
+
+        def keep(record: Record, known: bool) -> None:
+            records[record.stem] = record
             if on_record is not None:
-                on_record(result, known is not None)
-        return _conclude(done, folder)
+                on_record(record, known)
+
+        def run(wanted: Sequence[Cell]) -> None:
+            finished = finished_cells(wanted, folder, force=force)
+            for known in finished.values():
+                keep(known, True)
+            left = []
+            for cell in (cell for cell in wanted if cell.stem not in finished):
+                twin = records.get(replace(cell, tuned=False).stem)
+                if cell.tuned and twin is not None and twin.status == "ok" and twin.hash == cell.hash:
+                    keep(take_twin(cell, twin, folder), False)
+                else:
+                    left.append(cell_job(cell, folder, text))
+            (executor or partial(here, show=show))(left, lambda job, result: keep(Record(**result), False))
+
+        remember(text, cells, studies)
+        write_readme(folder, command or shlex.join(["flowzoo", *sys.argv[1:]]), cells)
+        run(cells)
+        options: dict[str, Any] = {"executor": executor, "show": show, "on_study": on_study}
+        found = run_studies(studies, folder, settings=settings, text=text, **options)
+        best = {name: tuned for name, tuned in found.items() if isinstance(tuned, Tuned)}
+        more = tuned_cells(cells, studies, best)
+        run(more)
+        for study in studies:
+            reason = found[study.name]
+            if isinstance(reason, str):
+                for cell in study.own(cells):
+                    more.append(replace(cell, tuned=True))
+                    keep(fail_cell(more[-1], folder, f"tuning: {reason}"), False)
+        return _conclude([records[cell.stem] for cell in (*cells, *more)], folder)
 
 
 def _conclude(done: list[Record], folder: Path) -> BenchResult:

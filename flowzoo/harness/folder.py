@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from flowzoo import checkpoint, record
+from flowzoo import checkpoint, lease, record
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
+from flowzoo.harness.jobs import LEASES
 from flowzoo.harness.plan import Cell, Source
 from flowzoo.harness.run import state_paths
 from flowzoo.record import Record
 from flowzoo.report import joined_hash
-from flowzoo.storage import write_atomic
+from flowzoo.storage import inside, write_atomic
 from flowzoo.train import FitConfig
 
+_WAYS_OUT = "give another --out, delete it, or add --force, which moves it to replaced/"
 TABLES = ("table.csv", "table.md", "table.tex")
 
 
@@ -36,6 +41,8 @@ def held(folder: Path) -> Iterator[None]:
     if foreign and not (folder / "cells").is_dir():
         raise RunDirectoryError(f"{folder} holds a {foreign[0]} and no run of flowzoo; give another --out")
     try:
+        for name in ("cells", "checkpoints", "figures", "replaced", "tuned"):
+            inside(folder, name)
         (folder / "cells").mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         lock.acquire(timeout=0)
@@ -45,9 +52,13 @@ def held(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {folder} ({error.strerror}); give another --out") from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{error}; give another --out") from error
     try:
-        for torn in folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
-            torn.unlink()
+        # Of a process that was killed while it wrote, unless workers of one that is gone are at it still.
+        torn = [] if _at_work(folder) else [*folder.rglob(".*.tmp")]
+        for file in torn:
+            file.unlink(missing_ok=True)
         yield
     except BrokenPipeError:  # of the terminal, not of the folder
         raise
@@ -57,7 +68,13 @@ def held(folder: Path) -> Iterator[None]:
             "make room, and the same command goes on"
         ) from error
     finally:
+        with suppress(OSError):
+            (folder / LEASES).rmdir()  # if it is empty
         lock.release()
+
+
+def _at_work(folder: Path) -> bool:
+    return any(lease.is_held(path) for path in (folder / LEASES).glob("[!.]*"))
 
 
 def make_writable(folder: Path) -> None:
@@ -69,32 +86,80 @@ def make_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ConfigError(f"cannot write to {folder} ({error.strerror}); give another --out") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot write to {folder} ({why}); give another --out") from None
 
 
-def finished_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Record]:
-    """Records of cells that are over; failed ones are run again. All that is there must be of these very cells."""
+def finished_cells(cells: Sequence[Cell], folder: Path, *, force: bool = False) -> dict[str, Record]:
+    """Records of cells that are over; failed ones are run again. All that is there must be of these very cells.
+
+    Args:
+        cells: the plan.
+        folder: the run directory.
+        force: move the files of a cell that do not fit to ``<folder>/replaced/<n>``, rather than refuse them.
+
+    Raises:
+        RunDirectoryError, RecordError: for what does not fit, and for a damaged file.
+    """
     found = {}
-    _refuse_other_folding(cells, folder)
+    replaced = _Replaced(folder)
+    others = _of_other_folding(cells, folder)
+    if others and not force:
+        raise others[0][1]
+    for path, _ in others:
+        replaced.move(path.stem)
     for cell in cells:
-        path = folder / "cells" / f"{cell.stem}.json"
-        if path.exists():
-            known = record.load(path)
-            if known.hash != cell.hash:
-                raise _other(path, known.config, cell.config)
-            if known.status == "ok":
-                scores_of(known, path)
-                for left in _states(cell, folder):
-                    left.unlink(missing_ok=True)
-                found[cell.stem] = known
-        known_states = state_paths(cell, folder)
-        for left, fit in known_states.items():
-            _check_state(cell, left, fit)
-        for left in _states(cell, folder):
-            if left not in known_states and ".without_context." not in left.name:
-                raise RunDirectoryError(f"{left} was left by a run with other levels of context_noise; delete it")
+        try:
+            known = _known(cell, folder)
+        except (RunDirectoryError, record.RecordError):
+            if not force:
+                raise
+            replaced.move(cell.stem)
+            known = None
+        if known is not None and known.status == "ok":
+            for left in _states(cell, folder):
+                left.unlink(missing_ok=True)
+            found[cell.stem] = known
     return found
+
+
+def _known(cell: Cell, folder: Path) -> Record | None:
+    """The record of a cell, if there is one; what was left of it must be of this very cell."""
+    path = folder / "cells" / f"{cell.stem}.json"
+    known = record.load(path) if path.exists() else None
+    if known is not None:
+        if known.hash != cell.hash:
+            raise _other(path, known.config, cell.config, known.hash, cell.hash)
+        if known.status == "ok":
+            scores_of(known, path)
+            return known
+    known_states = state_paths(cell, folder)
+    for left, fit in known_states.items():
+        _check_state(cell, left, fit)
+    for left in _states(cell, folder):
+        if left not in known_states and ".without_context." not in left.name:
+            raise RunDirectoryError(f"{left} was left by a run with other levels of context_noise; {_WAYS_OUT}")
+    return known
+
+
+class _Replaced:
+    """A folder in a run directory for what another run left there; it is made when something goes there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.target: Path | None = None
+
+    def move(self, stem: str) -> None:
+        """Put all files of a cell there."""
+        if self.target is None:
+            taken = [int(p.name) for p in (self.folder / "replaced").glob("*") if p.name.isdecimal()]
+            self.target = self.folder / "replaced" / str(max(taken, default=0) + 1)
+        for part in ("cells", "checkpoints"):
+            # The record last: while it lies there, the rest of its cell is known not to fit.
+            for path in sorted((self.folder / part).glob(f"{glob.escape(stem)}.*"), key=lambda p: p.suffix == ".json"):
+                (self.target / part).mkdir(parents=True, exist_ok=True)
+                path.rename(self.target / part / path.name)
 
 
 def _states(cell: Cell, folder: Path) -> list[Path]:
@@ -104,17 +169,17 @@ def _states(cell: Cell, folder: Path) -> list[Path]:
     ]
 
 
-def _refuse_other_folding(cells: Sequence[Cell], folder: Path) -> None:
-    """A folder holds a run with folds or one without: joined they would count groups twice."""
-    wanted = {(c.source.name, c.name, c.seed): c.source.fold is not None for c in cells}
+def _of_other_folding(cells: Sequence[Cell], folder: Path) -> list[tuple[Path, RunDirectoryError]]:
+    """Records with folds where the plan has none, or the reverse: joined they would count groups twice."""
+    found = []
+    wanted = {(c.source.name, c.label, c.seed): c.source.fold is not None for c in cells}
     for path in sorted((folder / "cells").glob("*.json")):
         known = record.from_stem(path.stem)
         folded = wanted.get((known.get("dataset"), known.get("model"), known.get("seed")))  # type: ignore[arg-type]
         if folded is not None and folded != (known["fold"] is not None):
             was, now = ("without folds", "with them") if folded else ("with folds", "without them")
-            raise RunDirectoryError(
-                f"{path} is of a run {was}, and this one is {now}; give another --out, or delete it"
-            )
+            found.append((path, RunDirectoryError(f"{path} is of a run {was}, and this one is {now}; {_WAYS_OUT}")))
+    return found
 
 
 def _check_state(cell: Cell, path: Path, fit: FitConfig) -> None:
@@ -130,11 +195,12 @@ def _check_state(cell: Cell, path: Path, fit: FitConfig) -> None:
         }
     except (checkpoint.CheckpointError, KeyError, TypeError) as error:
         raise RunDirectoryError(
-            f"{path}: not the state of a training ({record.one_line(error)}); delete it to train from the start"
+            f"{path}: not the state of a training ({record.one_line(error)}); delete it to train from the start, "
+            "or add --force"
         ) from error
     now = {"model": cell.config["model"], "train": configs.to_dict(fit)}
     if was != (now := {"data": {"split hash": cell.source.splits.hash}, **now}):
-        raise _other(path, was, now)
+        raise _other(path, was, now, _digest(was), _digest(now))
 
 
 def scores_of(known: Record, path: Path) -> dict[str, Tensor]:
@@ -155,10 +221,15 @@ def scores_of(known: Record, path: Path) -> dict[str, Tensor]:
     )
 
 
-def _other(path: Path, was: Any, now: Any) -> RunDirectoryError:
+def _other(path: Path, was: Any, now: Any, hash_was: str, hash_now: str) -> RunDirectoryError:
     return RunDirectoryError(
-        f"{path} was made with other options ({_difference(was, now)}); give another --out, or delete it"
+        f"{path} was made with other options or data, hash {hash_was}, now {hash_now} ({_difference(was, now)}); "
+        + _WAYS_OUT
     )
+
+
+def _digest(options: Any) -> str:
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _difference(old: Any, new: Any, prefix: str = "") -> str:
@@ -194,6 +265,8 @@ def write_readme(folder: Path, command: str, cells: Sequence[Cell]) -> None:
         "| `cells/*.json` | one record per dataset, model, seed and fold |",
         "| `cells/*.safetensors` | log q of each test event (nats) and its group; what the figures show |",
         "| `checkpoints/*.safetensors` | trained flows: `flowzoo.load(path)` |",
+        "| `study.db` | of tuning: the studies, for Optuna and its dashboard |",
+        "| `tuned/*.yaml` | of tuning: the best configs, which `flowzoo fit --config` takes |",
         "",
     ]
     write_atomic(folder / "README.md", "\n".join(lines).encode())

@@ -24,9 +24,10 @@ from flowzoo.harness.ensembles import RealEnsembles, real_ensembles
 from flowzoo.harness.posteriors import Observed, observed
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig
-from flowzoo.record import one_line, stem
+from flowzoo.record import TUNED, one_line, stem
 from flowzoo.registry import EMBEDDINGS, METRICS, MODELS, MissingDependency
 from flowzoo.seeding import generator
+from flowzoo.storage import plain_name
 from flowzoo.train import FitConfig
 
 BASELINE = "gaussian"
@@ -174,13 +175,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Cell:
-    """One (dataset, model, seed, fold), with everything that determines its result."""
+    """One (dataset, model, seed, fold), with everything that determines its result.
+
+    ``tuned``: whether model and fit are the best of a study, and not as they were given.
+    """
 
     source: Source
     model: ModelConfig
     seed: int
     fit: FitConfig
     bench: BenchConfig
+    tuned: bool = False
 
     @property
     def name(self) -> str:
@@ -188,9 +193,14 @@ class Cell:
         return MODELS.name_of(self.model)
 
     @property
+    def label(self) -> str:
+        """What its row in a table is called."""
+        return self.name + (TUNED if self.tuned else "")
+
+    @property
     def stem(self) -> str:
         """File name of its record, without the ending."""
-        return stem(self.source.name, self.name, self.seed, self.source.fold)
+        return stem(self.source.name, self.label, self.seed, self.source.fold)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -207,7 +217,7 @@ class Cell:
     @cached_property
     def hash(self) -> str:
         """Of all that the result depends on; a record with another hash is of another cell."""
-        parts = [self.config, self.seed, self.source.splits.hash, __version__, _source_of(self.model)]
+        parts = [self.config, self.seed, self.source.splits.hash, __version__, code_digest(self.model)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(self) -> ConditionalFlow:
@@ -225,7 +235,7 @@ class Cell:
         return flow.to(splits.train.x.device)
 
 
-def _source_of(model: ModelConfig) -> str:
+def code_digest(model: ModelConfig) -> str:
     """A digest of the files that define a model: whoever edits one of them means another model."""
     file = inspect.getsourcefile(type(model))
     if file is None:
@@ -370,5 +380,5 @@ def make_plan(
 def default_out(cells: Sequence[Cell]) -> str:
     """``runs/<datasets>-<hash>``: the same plan, the same folder."""
     digest = hashlib.sha256("".join(cell.hash for cell in cells).encode()).hexdigest()[:8]
-    names = "-".join(dict.fromkeys(cell.source.name for cell in cells))
+    names = "-".join(dict.fromkeys(plain_name(cell.source.name, "the dataset") for cell in cells))
     return f"runs/{names[:60]}-{digest}"

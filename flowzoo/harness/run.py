@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import datetime
-import errno
+import math
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flowzoo import checkpoint, record, train
-from flowzoo.data import Data
+from flowzoo.data import Data, Splits
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness._reach import reach_of
 from flowzoo.harness.context_gain import COLUMNS as GAIN_COLUMNS
 from flowzoo.harness.context_gain import context_gain
 from flowzoo.harness.evaluate import evaluate_flow
 from flowzoo.harness.memory import PeakMemory
 from flowzoo.harness.plan import Cell
+from flowzoo.lease import Lease, LeaseLost
 from flowzoo.metrics import NotComputed
 from flowzoo.record import Record
-
-# Faults of the disk and not of a model: the run stops, and the state of the training stays for the next one.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+from flowzoo.storage import DISK, write_atomic
 
 
-def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
+def run_cell(cell: Cell, folder: Path, *, show: bool | None = None, lease: Lease | None = None) -> Record:
     """Train and evaluate one cell, and write its record.
 
     A run that was killed goes on from its last checkpoint. A cell that fails gets a record with the reason, and
@@ -37,27 +39,24 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
         cell: of the plan.
         folder: the run directory.
         show: force the progress bar on or off.
+        lease: under which this is done, where other processes may do it too.
 
     Raises:
         OSError: if the disk is full or cannot be written; then there is no record.
+        LeaseLost: if another process has taken the cell; then there is no record of this one.
     """
     stem, state = cell.stem, state_path(cell, folder)
     states = state_paths(cell, folder)
     state.parent.mkdir(parents=True, exist_ok=True)
     splits = cell.source.splits
-    common: dict[str, Any] = {
-        "dataset": cell.source.name,
-        "model": cell.name,
-        "seed": cell.seed,
-        "fold": cell.source.fold,
-        "hash": cell.hash,
-        "n_train": len(splits.train),
-        "n_test": len(splits.test),
-        "split_hash": splits.hash,
-        "config": cell.config,
-        "run": provenance(splits.train.x.device),
-        "labels": labels_of(splits.data),
-    }
+    common = _about(cell)
+
+    def write(done: Record, scores: dict[str, Tensor] | None = None) -> Record:
+        if lease is not None and lease.lost:
+            raise LeaseLost(f"another process has taken {stem}")
+        record.save(done, folder / "cells", scores)
+        return done
+
     if not any(path.exists() for path in states):  # what a second training left belongs to a first one that is gone
         _twin_state(state).unlink(missing_ok=True)
     memory = PeakMemory(splits.train.x.device)
@@ -72,10 +71,11 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
             "train_steps": float(result.steps),
             "train_seconds": result.seconds,
         }
+        if math.isfinite(result.validation_nll):
+            metrics["validation_nll"] = result.validation_nll
         if result.status != "ok":
             reason = f"{result.reason}; the weights of step {result.best_step}, the best validation, are kept"
-            done = Record(**common, status="failed", reason=reason, metrics=metrics)
-            record.save(done, folder / "cells")
+            done = write(Record(**common, status="failed", reason=reason, metrics=metrics))
         else:
             found = evaluate_flow(flow, cell.source, cell.seed, cell.bench)
             peak = memory.read()  # of this training, before a second one
@@ -95,22 +95,58 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None) -> Record:
             if "examples.group" in found.scores and splits.data.group_names:
                 common["labels"]["groups"] = [splits.data.group_names[g] for g in found.scores["examples.group"]]
             done = Record(**common, status="ok", metrics=metrics, missing=found.missing, notes=notes)
-            record.save(done, folder / "cells", found.scores)
+            write(done, found.scores)
+    except LeaseLost:
+        raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK:
             raise
-        done = Record(**common, status="failed", reason=record.one_line(error))
-        record.save(done, folder / "cells")
-        return done
+        return write(Record(**common, status="failed", reason=record.one_line(error)))
     for path in (*states, _twin_state(state)):
         path.unlink(missing_ok=True)
     return done
 
 
+def fail_cell(cell: Cell, folder: Path, reason: str) -> Record:
+    """Write the record of a cell that no process survives. Its checkpoint is kept."""
+    done = Record(**_about(cell), status="failed", reason=reason)
+    record.save(done, folder / "cells")
+    return done
+
+
+def take_twin(cell: Cell, twin: Record, folder: Path) -> Record:
+    """Write the record of a tuned cell whose config is the default one, which has been run: a copy of all its files."""
+    path = folder / "cells" / f"{twin.stem}.json"
+    flow = (folder / "checkpoints" / f"{twin.stem}.safetensors").read_bytes()
+    write_atomic(folder / "checkpoints" / f"{cell.stem}.safetensors", flow)
+    note = "the config as it stood was the best of its study: this is the same training"
+    done = replace(twin, model=cell.label, notes=[*twin.notes, note])
+    record.save(done, folder / "cells", record.load_scores(path))
+    return done
+
+
+def _about(cell: Cell) -> dict[str, Any]:
+    """What the record of a cell says of it, whatever becomes of it."""
+    splits = cell.source.splits
+    return {
+        "dataset": cell.source.name,
+        "model": cell.label,
+        "seed": cell.seed,
+        "fold": cell.source.fold,
+        "hash": cell.hash,
+        "n_train": len(splits.train),
+        "n_test": len(splits.test),
+        "split_hash": splits.hash,
+        "config": cell.config,
+        "run": provenance(splits.train.x.device),
+        "labels": labels_of(splits.data),
+    }
+
+
 def label_of(cell: Cell) -> str:
     """A cell as a person reads it."""
     fold = "" if cell.source.fold is None else f" fold {cell.source.fold}"
-    return f"{cell.source.name} {cell.name} seed {cell.seed}{fold}"
+    return f"{cell.source.name} {cell.label} seed {cell.seed}{fold}"
 
 
 def _twin_state(state: Path) -> Path:
@@ -132,16 +168,15 @@ def state_paths(cell: Cell, folder: Path) -> dict[Path, train.FitConfig]:
 
 def labels_of(data: Data) -> dict[str, list[str]]:
     """What the data call their parts, as text: all that a figure needs to be read."""
-    sides = {"event": (data.names, data.units), "context": (data.context_names, data.context_units)}
-    theta = ((), ()) if data.prior is None else sides[data.theta]
+    known = data.prior is not None
     found: dict[str, Sequence[Any]] = {
         "names": data.names,
         "units": data.units,
         "context_names": data.context_names,
         "context_units": data.context_units,
         "side": () if data.side is None else (f"{data.side[0]:g}", data.side[1]),
-        "theta_names": theta[0],
-        "theta_units": theta[1],
+        "theta_names": data.theta_names if known else (),
+        "theta_units": data.theta_units if known else (),
         "levels": () if data.levels is None else [f"{value:.17g}" for value in data.levels],
         **data.roles,
     }
@@ -170,17 +205,20 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
             "context_units": list(splits.data.context_units),
             "notes": list(splits.data.notes),
         },
-        inference=_inference(splits.data),
+        inference=_inference(splits),
         fit={"status": result.status, "reason": result.reason, "history": result.history},
     )
 
 
-def _inference(data: Data) -> dict[str, Any] | None:
-    """What is theta and its prior, so that posteriors need no data."""
+def _inference(splits: Splits) -> dict[str, Any] | None:
+    """What is theta, its prior, and what observations looked like, so that posteriors need no data."""
+    data = splits.data
     if data.prior is None:
         return None
     known: dict[str, Any] = {"theta": data.theta, "prior": data.prior.describe()}
-    return known if data.levels is None else {**known, "step": data.levels.step}
+    known |= {} if data.levels is None else {"step": data.levels.step}
+    reach = reach_of(splits)
+    return known if reach is None else {**known, "reach": reach}
 
 
 @contextmanager

@@ -125,6 +125,12 @@ MAIN = (
         ("delta_nll", "delta_se"),
         lambda row: "best" if row["best"] else with_error(row, "delta_nll", "delta_se"),
     ),
+    Shown("validation (nats)", ("validation_nll",), plain("validation_nll", 5), "tuning_gain"),
+    Shown(
+        "gain of tuning ± SE (nats)",
+        ("tuning_gain", "tuning_gain_se"),
+        lambda row: with_error(row, "tuning_gain", "tuning_gain_se"),
+    ),
     Shown("context use (nats)", ("context_use",), plain("context_use")),
     Shown(
         "context gain ± SE (nats)",
@@ -191,7 +197,7 @@ PARTS = (("", MAIN), ("field statistics", FIELDS), ("point statistics", POINTS),
 
 # That these are empty needs a word only beside models that have them.
 OPTIONAL = {
-    *("nll_seed_se", "bits_per_dim", "excess_nll", "nll_per_dim"),
+    *("nll_seed_se", "bits_per_dim", "excess_nll", "nll_per_dim", "validation_nll", "tuning_gain", "tuning_gain_se"),
     *("context_gain", "context_gain_se", "context_gain_seed_se", "class_accuracy"),
     # Where no model has them, the reason is that of SW, which stands in the first block.
     *(source for column in POINTS for source in column.sources),

@@ -22,6 +22,10 @@ GAIN = (
     "context gain: NLL of the same config trained without context minus NLL; ± over test groups, for one training of "
     "each (the level of context noise chosen on validation): what trainings differ by is not in it"
 )
+TUNING = (
+    "-tuned: the best config of a study on validation; gain of tuning: NLL of the default config minus that of the"
+    " tuned, paired by event; validation: NLL of the validation split, mean over seeds"
+)
 SEEDS = "± seeds: standard error of the mean over seeds"
 # What a narrow terminal goes without, first things first. A number is never cut.
 _NEEDLESS = re.compile("are of images|not images|pixels are too few|has no prior|no reference posteriors")
@@ -31,7 +35,7 @@ _LEAST = (
     *("coverage", "PQMass", "correlation", "KS", "MMD²"),
     *("scattering", "bispectrum", "Minkowski", "peaks", "pixel W1", "P(k) std R²", "class accuracy"),
     *("NLL/dim", "params", "train", "draws", "± seeds of the gain", "± seeds", "SW (floor)", "context use", "excess"),
-    *("bits/dim", "context gain ± SE"),
+    *("bits/dim", "context gain ± SE", "validation"),
 )
 
 
@@ -172,6 +176,7 @@ def _block(dataset: str, rows: list[Row], missing: list[Missing], part: str, col
     legend = [BOLD] if any(row["best"] for row in rows) else []
     legend += [ERRORS] if finished else []
     legend += [GAIN] if any(column.sources[0] == "context_gain" for column in shown) else []
+    legend += [TUNING] if any(column.sources[0] == "tuning_gain" for column in shown) else []
     legend += [SEEDS] if any(column.sources == ("nll_seed_se",) for column in shown) else []
     return Block(
         title,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from flowzoo import record as records
-from flowzoo.record import Record, RecordError
+from flowzoo.record import TUNED, Record, RecordError
 from flowzoo.stats import clustered_mean
 
 LEADING = (
     *("dataset", "model", "seeds", "nll_nats", "nll_se", "nll_seed_se", "nll_per_dim", "bits_per_dim"),
     *("excess_nll", "delta_nll", "delta_se", "best", "tied"),
 )
+_TUNING = ("tuning_gain", "tuning_gain_se")  # of tables with tuned configs
 TRAILING = ("split_hash", "status", "reason")
 # Where records have these they come first and in this order; other metrics follow by name.
 _ORDER = (
@@ -137,7 +138,7 @@ def make_table(cells: Sequence[Cell]) -> Table:
     ``nll_nats``, ``delta_nll`` is the mean of :math:`\ell_{bi} - \ell_{mi}` over events and ``delta_se`` its
     standard error, clustered by group. Being paired, it is free of the scatter that events have in common,
     which the difference of two error bars counts twice. ``tied``: within two standard errors of the best, as are all
-    that are better than it.
+    that are better than it. ``tuning_gain`` of a tuned config is the same difference to its model's default one.
 
     ``nll_se`` is the error from the finite number of test groups, ``nll_seed_se`` that from the finite number
     of seeds. A metric that was not computed is NaN, never zero, and ``Table.missing`` says why.
@@ -162,7 +163,8 @@ def make_table(cells: Sequence[Cell]) -> Table:
     missing: list[Missing] = []
     for models in grouped.values():
         pairs = [_row(sorted(found, key=lambda c: c.record.seed), extra, missing) for found in models.values()]
-        _compare(pairs, missing)
+        able = _compare(pairs, missing)
+        _gain_of_tuning(able)
         rows += sorted(
             (row for row, _ in pairs),
             key=lambda r: (r["status"] == "failed", math.isnan(r["nll_nats"]), r["nll_nats"]),
@@ -170,10 +172,11 @@ def make_table(cells: Sequence[Cell]) -> Table:
     return Table(pd.DataFrame(rows, columns=[*LEADING, *extra, *TRAILING]), missing)
 
 
-def _extra_columns(found: Iterable[Record]) -> list[str]:
+def _extra_columns(found: Sequence[Record]) -> list[str]:
     """The columns that records have beyond those of every table."""
     names = {name for record in found for name in (*record.metrics, *record.missing)} - {*LEADING, *TRAILING}
     names |= {_GAIN_SEED_SE} if "context_gain" in names else set()
+    names |= set(_TUNING) if any(record.model.endswith(TUNED) for record in found) else set()
     return [*(n for n in _ORDER if n in names), *sorted(names.difference(_ORDER))]
 
 
@@ -193,7 +196,7 @@ def _row(cells: list[Cell], extra: list[str], missing: list[Missing]) -> tuple[d
     def empty(column: str, reason: str) -> None:
         missing.append(Missing(first.dataset, first.model, column, reason))
 
-    for column in (*_OF_EVERY_SEED, *(name for name in extra if name != _GAIN_SEED_SE)):
+    for column in (*_OF_EVERY_SEED, *(name for name in extra if name not in (_GAIN_SEED_SE, *_TUNING))):
         row[column], reason = _mean([cell.record for cell in done], column)
         if reason:
             empty(column, reason)
@@ -259,8 +262,10 @@ def _pool(done: list[Cell]) -> _Scores | str:
     return _Scores(values, groups, done[0].scores.get("weight"), (done[0].record.split_hash, digest))
 
 
-def _compare(pairs: list[tuple[dict[str, Any], _Scores | str | None]], missing: list[Missing]) -> None:
-    """Fill delta, best and tied of the models of one dataset that were tested on the same events."""
+def _compare(
+    pairs: list[tuple[dict[str, Any], _Scores | str | None]], missing: list[Missing]
+) -> list[tuple[dict[str, Any], _Scores]]:
+    """Fill delta, best and tied of the models of one dataset that were tested on the same events, and give these."""
 
     def empty(row: dict[str, Any], column: str, reason: str) -> None:
         missing.append(Missing(row["dataset"], row["model"], column, reason))
@@ -288,7 +293,7 @@ def _compare(pairs: list[tuple[dict[str, Any], _Scores | str | None]], missing: 
                 )
         able = [(row, scores) for row, scores in able if clear and scores.key == counts[0][0]]
     if not able:
-        return
+        return able
     best, best_scores = min(able, key=lambda pair: pair[0]["nll_nats"])
     best["best"] = True
     among = True
@@ -300,3 +305,13 @@ def _compare(pairs: list[tuple[dict[str, Any], _Scores | str | None]], missing: 
         row["tied"] = among
         if math.isnan(row["delta_se"]):
             empty(row, "delta_se", _ONE_GROUP)
+    return able
+
+
+def _gain_of_tuning(able: list[tuple[dict[str, Any], _Scores]]) -> None:
+    """The NLL of a model's default config less that of its tuned one, paired by event."""
+    default = {row["model"]: scores for row, scores in able}
+    for row, scores in able:
+        name = row["model"].removesuffix(TUNED)
+        if name != row["model"] and name in default:
+            row["tuning_gain"], row["tuning_gain_se"] = scores.mean(scores.log_prob - default[name].log_prob)

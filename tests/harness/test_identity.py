@@ -40,7 +40,7 @@ def test_an_edited_model_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> Non
     fit = plan.FitConfig()
     before = plan.Cell(source, configure("maf", {}), 0, fit, bench).hash
     assert plan.Cell(source, configure("maf", {}), 0, fit, bench).hash == before
-    monkeypatch.setattr(plan, "_source_of", lambda model: "edited")
+    monkeypatch.setattr(plan, "code_digest", lambda model: "edited")
     assert plan.Cell(source, configure("maf", {}), 0, fit, bench).hash != before
 
 

@@ -90,11 +90,10 @@ def test_second_bench_on_a_folder_waits_for_the_first_and_not_for_its_ghost(comm
 
 def test_bench_that_is_killed_again_and_again_ends_with_the_same_table() -> None:
     found = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "chaos.py"), "3", "--steps", "40"],
+        [sys.executable, str(ROOT / "benchmarks" / "chaos.py"), "kills", "--short"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "3 kills in" in found.stdout
-    assert "0 differences from the undisturbed run" in found.stdout
+    assert "3 tried, 0 faults" in found.stdout

@@ -347,3 +347,29 @@ def test_model_below_one_that_is_not_tied_is_not_tied_however_large_its_error():
     assert not row(table, "worse")["tied"]
     assert not row(table, "wild")["tied"]
     assert row(make_table([cells[0], cells[2]]), "wild")["tied"]
+
+
+def test_gain_of_tuning_is_paired_with_the_default_config_of_the_same_model():
+    shared = scatter(0, scale=20.0)
+    noise = scatter(1, scale=0.1)
+    table = make_table(
+        [
+            cell("maf", shared, metrics={"validation_nll": 3.0}),
+            cell("maf-tuned", shared + 0.5 + noise, metrics={"validation_nll": 2.5}),
+            cell("nsf", shared + 1),
+        ]
+    )
+    tuned = row(table, "maf-tuned")
+    assert tuned.tuning_gain == pytest.approx(0.5 + noise.double().mean().item(), abs=1e-5)
+    assert tuned.tuning_gain_se == pytest.approx(noise.reshape(100, 3).double().mean(1).std().item() / 10, rel=1e-5)
+    assert math.isnan(row(table, "maf").tuning_gain)
+    assert math.isnan(row(table, "nsf").tuning_gain)
+
+
+def test_tables_without_tuned_configs_have_no_gain_of_tuning():
+    assert "tuning_gain" not in make_table([cell("maf", scatter(0))]).frame
+
+
+def test_a_tuned_config_alone_has_no_gain():
+    table = make_table([cell("maf-tuned", scatter(0)), failed("maf", "out of memory")])
+    assert math.isnan(row(table, "maf-tuned").tuning_gain)
