@@ -2,8 +2,9 @@
 
 zuko maps data to latent in its forward direction. What differs from plain zuko:
 
-- Autoregressive inverses solve only the features that are due, and bisected ones grow their bracket until it holds
-  (zuko bisects on [-10, 10] and clips silently outside).
+- Autoregressive inverses compute each hidden unit once (zuko runs the network once for each feature) and solve only the
+  features that are due; iterated ones grow their bracket until it holds (zuko bisects on [-10, 10] and clips silently
+  outside).
 - The Softclip between the transforms of SOSPF and NAF is replaced by an asinh, which is onto: every base draw has a
   preimage, and no mass is lost.
 - SOSPF's polynomial is expanded once, not integrated by quadrature at every evaluation.
@@ -14,6 +15,7 @@ zuko maps data to latent in its forward direction. What differs from plain zuko:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -31,6 +33,7 @@ from zuko.flows.gaussianization import ElementWiseTransform
 from zuko.flows.neural import MNN
 from zuko.flows.polynomial import ShiftedSOSPTransform
 from zuko.lazy import LazyTransform, UnconditionalTransform
+from zuko.nn import MaskedLinear, MaskedMLP, Residual
 from zuko.transforms import (
     AdditiveTransform,
     BoundedBernsteinTransform,
@@ -46,7 +49,7 @@ from zuko.utils import broadcast, unpack
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
-from flowzoo.layers.autoregressive import invert
+from flowzoo.layers.autoregressive import Stage, attach, invert, schedule
 from flowzoo.layers.monotone import inverse
 from flowzoo.models._embeds import Embeds
 from flowzoo.models._univariate import (
@@ -85,7 +88,7 @@ class ZukoFlow(ConditionalFlow):
             transform = made.transform
             made = getattr(transform, "transforms", [transform])
         self.transforms = nn.ModuleList(_repaired(t) for t in made)
-        self.sequential_passes = sum(getattr(t, "passes", 1) for t in self.transforms)
+        self.sequential_passes = len(self.transforms)  # an autoregressive one, in D steps, costs a pass too
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ZukoFlow:
@@ -143,23 +146,50 @@ class ZukoModel(Embeds):
 
 def _undo(lazy: LazyTransform, c: Tensor | None, y: Tensor) -> tuple[Tensor, Tensor]:
     """Invert one lazy transform; the log|det| is that of the inverse."""
-    if isinstance(lazy, MaskedAutoregressiveTransform):
-
-        def parameters(x: Tensor) -> Sequence[Tensor]:
-            phi = lazy.hyper(x if c is None else torch.cat([x, c], -1)).unflatten(-1, (-1, lazy.total))
-            return unpack(phi, lazy.shapes)
-
-        def solve(phi: Sequence[Tensor], y: Tensor, due: Tensor) -> Tensor:
-            return _undo_univariate(_narrow(lazy.univariate, due)(*phi), y)
-
-        order = lazy.order
-        steps = [(order == i).nonzero().flatten() for i in range(lazy.passes)]
-        x = invert(parameters, solve, y, steps)
-        return x, -lazy(c).call_and_ladj(x)[1]
+    if isinstance(lazy, MaskedAutoregressiveTransform) and lazy.order is not None:
+        return _undo_autoregressive(lazy, c, y)
     if isinstance(lazy, ElementWiseTransform):
         x = _undo_univariate(lazy(c).base, y)
         return x, -lazy(c).call_and_ladj(x)[1]
     return lazy(c).inv.call_and_ladj(y)
+
+
+def _undo_autoregressive(lazy: MaskedAutoregressiveTransform, c: Tensor | None, y: Tensor) -> tuple[Tensor, Tensor]:
+    stages = _stages(lazy.hyper)
+    if not hasattr(lazy, "schedule"):  # of the masks alone, which never change
+        lazy.schedule = schedule(stages, lazy.order)
+
+    def univariate(phi: Tensor) -> Any:
+        return lazy.univariate(*unpack(phi, lazy.shapes))
+
+    def solve(phi: Tensor, y: Tensor, due: Tensor) -> Tensor:
+        return _undo_univariate(_narrow(lazy.univariate, due)(*unpack(phi, lazy.shapes)), y)
+
+    x, phi = invert(stages, lazy.schedule, solve, y, c)
+    if not torch.is_grad_enabled():
+        return x, -univariate(phi).call_and_ladj(x)[1].sum(-1)
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        given = lazy.hyper(x if c is None else torch.cat([x, c], -1)).unflatten(-1, (-1, lazy.total))
+        value, log_slope = univariate(given).call_and_ladj(x)
+        return value, log_slope
+
+    x = attach(forward, x, y, lazy.schedule.steps)
+    return x, -forward(x)[1].sum(-1)
+
+
+def _stages(network: MaskedMLP) -> list[Stage]:
+    """zuko's masked network as its linear layers and what is between them."""
+    found: list[Stage] = []
+    for layer in network:
+        if isinstance(layer, MaskedLinear):
+            found.append(Stage(layer, len(found)))
+        elif isinstance(layer, Residual):
+            first, after, second = layer
+            found += [Stage(first, len(found), after), Stage(second, len(found) + 1, skip=len(found))]
+        else:
+            found[-1] = replace(found[-1], after=layer)
+    return found
 
 
 def _undo_univariate(transform: Transform, y: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from flowzoo.registry import MODELS
 class BPF(ZukoModel):
     r"""Autoregressive increasing Bernstein polynomials on [-5, 5], the identity outside.
 
-    Ramasinghe, Fernando, Khan and Barnes 2021, arXiv:2102.03509, section 3. The inverse is bisected.
+    Ramasinghe, Fernando, Khan and Barnes 2021, arXiv:2102.03509, section 3. The inverse is iterated.
 
     Args:
         num_steps: autoregressive transforms.
@@ -30,7 +30,7 @@ class BPF(ZukoModel):
     activation: Activation = "relu"
 
     family: ClassVar[str] = "autoregressive, polynomial"
-    inverse: ClassVar[str] = "D network passes a transform, each bisected"
+    inverse: ClassVar[str] = "one network pass a transform, in D steps, each iterated"
     paper: ClassVar[str] = "Ramasinghe et al. 2021, arXiv:2102.03509"
 
     def make(self, features: int, context: int) -> Any:

@@ -17,7 +17,7 @@ class GF(ZukoModel):
 
     .. math:: z_i = \Phi^{-1}\Bigl(\frac1K \sum_k \Phi(s_{ik}(c)\, x_i + b_{ik}(c))\Bigr)
 
-    Meng, Song, Song and Ermon 2020, arXiv:2003.01941, section 3. Evaluated in log space; the inverse is bisected.
+    Meng, Song, Song and Ermon 2020, arXiv:2003.01941, section 3. Evaluated in log space; the inverse is iterated.
 
     Args:
         num_steps: elementwise transforms.
@@ -30,7 +30,7 @@ class GF(ZukoModel):
     components: int = 8
 
     family: ClassVar[str] = "Gaussianization"
-    inverse: ClassVar[str] = "one pass, bisected"
+    inverse: ClassVar[str] = "one pass, iterated"
     exempt: ClassVar[dict[str, str]] = {"step_does_not_wait": "torch.linalg.matrix_exp of the rotations reads a norm"}
     paper: ClassVar[str] = "Meng et al. 2020, arXiv:2003.01941"
 

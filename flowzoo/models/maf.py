@@ -29,7 +29,7 @@ class MAF(ZukoModel):
     activation: Activation = "relu"
 
     family: ClassVar[str] = "autoregressive, affine"
-    inverse: ClassVar[str] = "D network passes a transform"
+    inverse: ClassVar[str] = "one network pass a transform, in D steps"
     paper: ClassVar[str] = "Papamakarios et al. 2017, arXiv:1705.07057"
 
     def make(self, features: int, context: int) -> Any:

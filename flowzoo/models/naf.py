@@ -16,7 +16,7 @@ class NAF(ZukoModel):
     r"""Autoregressive transforms by small monotone networks, one per feature, steered by the masked one.
 
     Huang, Krueger, Lacoste and Courville 2018, arXiv:1804.00779, section 3. Between the transforms stands an asinh
-    instead of zuko's Softclip, so that the flow is onto; the inverse is bisected.
+    instead of zuko's Softclip, so that the flow is onto; the inverse is iterated.
 
     Args:
         num_steps: autoregressive transforms.
@@ -31,7 +31,7 @@ class NAF(ZukoModel):
     monotone_features: tuple[int, ...] = (64, 64)
 
     family: ClassVar[str] = "autoregressive, neural"
-    inverse: ClassVar[str] = "D network passes a transform, each bisected"
+    inverse: ClassVar[str] = "one network pass a transform, in D steps, each iterated"
     paper: ClassVar[str] = "Huang et al. 2018, arXiv:1804.00779"
 
     exempt: ClassVar[dict[str, str]] = {

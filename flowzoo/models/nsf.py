@@ -31,7 +31,7 @@ class NSF(ZukoModel):
     activation: Activation = "relu"
 
     family: ClassVar[str] = "autoregressive, spline"
-    inverse: ClassVar[str] = "D network passes a transform"
+    inverse: ClassVar[str] = "one network pass a transform, in D steps"
     paper: ClassVar[str] = "Durkan et al. 2019, arXiv:1906.04032"
 
     def make(self, features: int, context: int) -> Any:

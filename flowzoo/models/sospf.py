@@ -19,7 +19,7 @@ class SOSPF(ZukoModel):
 
     Jaini, Selby and Yu 2019, arXiv:1905.02325, section 3. Beyond :math:`|x_i| = 10`, in network units, it goes on along
     its tangent, so that an outlier costs nats and not their ninth power. Between the transforms stands an asinh instead
-    of zuko's Softclip, so that the flow is onto; the inverse is bisected in a bracket that grows until it holds.
+    of zuko's Softclip, so that the flow is onto; the inverse is iterated in a bracket that grows until it holds.
 
     Args:
         num_steps: autoregressive transforms.
@@ -36,7 +36,7 @@ class SOSPF(ZukoModel):
     activation: Activation = "relu"
 
     family: ClassVar[str] = "autoregressive, polynomial"
-    inverse: ClassVar[str] = "D network passes a transform, each bisected"
+    inverse: ClassVar[str] = "one network pass a transform, in D steps, each iterated"
     paper: ClassVar[str] = "Jaini et al. 2019, arXiv:1905.02325"
 
     def make(self, features: int, context: int) -> Any:

@@ -1,79 +1,187 @@
-"""The inverse of an autoregressive transform, in any order of the features."""
+"""The inverse of a masked autoregressive transform: right in any order, each unit once, and differentiable."""
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from flowzoo.layers.autoregressive import invert
+from flowzoo.layers import autoregressive
+from flowzoo.layers.autoregressive import Stage, attach, invert, schedule
 from flowzoo.seeding import generator
 
+WIDTH, CONTEXT = 11, 2
 
-def system(order):
-    """An affine transform whose feature of rank r depends on those of lower rank."""
+
+class Masked(nn.Linear):
+    """A linear layer some of whose weights do not count."""
+
+    def __init__(self, mask):
+        super().__init__(mask.shape[1], mask.shape[0], dtype=torch.float64)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+def network(order, context=0, residual=False):
+    """Shift and log scale of each feature by two hidden layers, of units that know 0, 1, 2, ... features."""
+    torch.manual_seed(0)
     size = len(order)
-    weight = torch.randn(2, size, size, generator=generator(0, "w"), dtype=torch.float64)
-    rank = torch.empty(size, dtype=torch.long)
-    rank[order] = torch.arange(size)
-    mask = rank[:, None] > rank[None, :]
+    knows = torch.arange(WIDTH) % size  # a unit may see the features of lower order than this
+    see = knows[:, None] > order[None, :]
+    first = Masked(torch.cat([see, torch.ones(WIDTH, context, dtype=torch.bool)], 1))
+    middle = Masked(knows[:, None] >= knows[None, :])
+    last = Masked((order[:, None] >= knows[None, :]).repeat_interleave(2, 0))
+    if residual:
+        stages = [Stage(first, 0), Stage(middle, 1, torch.tanh), Stage(Masked(middle.mask), 2, skip=1), Stage(last, 3)]
+    else:
+        stages = [Stage(first, 0, torch.tanh), Stage(middle, 1, torch.relu), Stage(last, 2)]
 
-    def parameters(x):
-        return [torch.tanh(x @ (w * mask).T) for w in weight]
+    def parameters(x, c=None):
+        states = [x if c is None else torch.cat([x, c], 1)]
+        for stage in stages:
+            h = stage.linear(states[stage.source])
+            h = h if stage.after is None else stage.after(h)
+            states.append(h if stage.skip is None else h + states[stage.skip])
+        return states[-1].unflatten(1, (size, 2))
 
-    def solve(phi, y, due):
-        assert phi[0].shape == y.shape == (len(y), len(due))
-        return (y - phi[1]) * torch.exp(-phi[0])
-
-    def forward(x):
-        scale, shift = parameters(x)
-        return x * torch.exp(scale) + shift
-
-    return parameters, solve, forward
-
-
-@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
-def test_inverse_undoes_the_transform_in_any_order(order):
-    parameters, solve, forward = system(torch.tensor(order))
-    x = torch.randn(50, 4, generator=generator(1, "x"), dtype=torch.float64)
-    found = invert(parameters, solve, forward(x), [torch.tensor([i]) for i in order])
-    torch.testing.assert_close(found, x)
+    return stages, parameters
 
 
-def test_wrong_order_does_not_invert():
-    parameters, solve, forward = system(torch.tensor([0, 1, 2, 3]))
-    x = torch.randn(50, 4, generator=generator(1, "x"), dtype=torch.float64)
-    found = invert(parameters, solve, forward(x), [torch.tensor([i]) for i in (3, 2, 1, 0)])
-    assert not torch.allclose(found, x, atol=1e-2)
+def solve(phi, y, due):
+    assert phi.shape == (len(y), len(due), 2)
+    assert y.shape == (len(y), len(due))
+    return (y - phi[..., 0]) * torch.exp(-phi[..., 1])
 
 
-def test_each_feature_is_solved_once_and_each_step_costs_one_pass():
-    parameters, solve, forward = system(torch.tensor([0, 1, 2, 3]))
-    passes, solved = [], []
+def forward(parameters, x, c=None):
+    phi = parameters(x, c)
+    return x * torch.exp(phi[..., 1]) + phi[..., 0]
 
-    def counted(x):
-        passes.append(1)
-        return parameters(x)
+
+def events(count, size, name="x"):
+    return torch.randn(count, size, generator=generator(1, name), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("context", [0, CONTEXT])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [0, 0, 1, 1, 2], [0]])
+def test_inverse_undoes_the_transform_in_any_order(order, context, residual):
+    order = torch.tensor(order)
+    stages, parameters = network(order, context, residual)
+    x, c = events(50, len(order)), events(50, context, "c") if context else None
+    with torch.no_grad():
+        found, phi = invert(stages, schedule(stages, order), solve, forward(parameters, x, c), c)
+        torch.testing.assert_close(found, x)
+        torch.testing.assert_close(phi, parameters(x, c))
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 100])
+def test_size_of_a_block_changes_nothing(monkeypatch, block):
+    monkeypatch.setattr(autoregressive, "BLOCK", block)
+    order = torch.arange(9)
+    stages, parameters = network(order)
+    x = events(20, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(invert(stages, schedule(stages, order), solve, forward(parameters, x))[0], x)
+
+
+def test_each_feature_is_solved_once_and_those_that_need_the_same_together():
+    order = torch.tensor([0, 1, 1, 2])
+    stages, _ = network(order)
+    solved = []
 
     def noted(phi, y, due):
-        solved.extend(due.tolist())
+        solved.append(due.tolist())
         return solve(phi, y, due)
 
-    x = torch.randn(5, 4, dtype=torch.float64)
-    invert(counted, noted, forward(x), [torch.tensor([i]) for i in range(4)])
-    assert len(passes) == 4
-    assert solved == [0, 1, 2, 3]
+    invert(stages, schedule(stages, order), noted, events(5, 4))
+    assert solved == [[0], [1, 2], [3]]
 
 
-def test_features_of_one_step_are_solved_together():
-    def parameters(x):
-        return [torch.stack([0 * x[:, 0], 0 * x[:, 0], x[:, 0] + x[:, 1]], 1)]
+def test_features_that_no_hidden_unit_tells_apart_are_solved_together():
+    order = torch.arange(100)
+    stages, parameters = network(order)  # eleven units know at most ten features
+    plan = schedule(stages, order)
+    assert plan.steps == WIDTH
+    x = events(7, 100)
+    with torch.no_grad():
+        torch.testing.assert_close(invert(stages, plan, solve, forward(parameters, x))[0], x)
 
-    x = torch.randn(7, 3, dtype=torch.float64)
-    y = x + parameters(x)[0]
-    found = invert(parameters, lambda phi, y, due: y - phi[0], y, [torch.tensor([0, 1]), torch.tensor([2])])
-    torch.testing.assert_close(found, x)
+
+def test_inverse_costs_the_multiplications_of_one_pass(monkeypatch):
+    size, rows = 64, 3
+    order = torch.arange(size)
+    monkeypatch.setitem(globals(), "WIDTH", 256)
+    stages, _ = network(order)
+    done = []
+    real = torch.Tensor.addmm_
+
+    def counted(self, a, b, **kwargs):
+        done.append(a.shape[0] * a.shape[1] * b.shape[1])
+        return real(self, a, b, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "addmm_", counted)
+    invert(stages, schedule(stages, order), solve, events(rows, size))
+    assert sum(done) <= rows * sum(stage.linear.weight.numel() for stage in stages)
 
 
-def test_gradient_passes_through_every_step():
-    parameters, solve, forward = system(torch.tensor([0, 1, 2]))
-    steps = [torch.tensor([i]) for i in range(3)]
-    y = forward(torch.randn(2, 3, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda y: invert(parameters, solve, y, steps), (y,))
+def test_network_that_sees_what_is_not_before_a_feature_is_refused():
+    order = torch.tensor([0, 1, 2])
+    stages, _ = network(order)
+    with pytest.raises(ValueError, match="depend on one that is not before it"):
+        schedule(stages, order.flip(0))
+
+
+def test_units_that_nothing_needs_may_stay_unknown():
+    order = torch.tensor([0, 1])
+    first = Masked(torch.tensor([[True, False], [True, True]]))  # the second knows all: nobody may use it
+    last = Masked(torch.tensor([[False, False]] * 2 + [[True, False]] * 2))
+    stages = [Stage(first, 0, torch.tanh), Stage(last, 1)]
+    plan = schedule(stages, order)
+    assert plan.known[0][-1] == 1
+    x = events(5, 2)
+    with torch.no_grad():
+        phi = last(torch.tanh(first(x))).unflatten(1, (2, 2))
+        y = x * torch.exp(phi[..., 1]) + phi[..., 0]
+        torch.testing.assert_close(invert(stages, plan, solve, y)[0], x)
+
+
+# -- derivatives
+
+
+def attached(parameters, y, c, stages, order):
+    plan = schedule(stages, order)
+    x, _ = invert(stages, plan, solve, y, c)
+
+    def f(x):
+        phi = parameters(x, c)
+        return x * torch.exp(phi[..., 1]) + phi[..., 0], phi[..., 1]
+
+    return attach(f, x, y, plan.steps)
+
+
+def test_solution_has_its_derivatives_in_what_it_solves_for_and_in_the_context():
+    order = torch.tensor([2, 0, 3, 1])
+    stages, parameters = network(order, CONTEXT)
+    c = events(3, CONTEXT, "c").requires_grad_()
+    with torch.no_grad():
+        y = forward(parameters, events(3, 4), c)
+    y.requires_grad_()
+    assert torch.autograd.gradcheck(lambda y, c: attached(parameters, y, c, stages, order), (y, c))
+
+
+def test_solution_has_its_derivatives_in_the_weights():
+    order = torch.arange(3)
+    stages, parameters = network(order)
+    with torch.no_grad():
+        y = forward(parameters, events(4, 3))
+    x = y  # the same by autograd, through one step after another
+    for _ in range(3):
+        phi = parameters(x)
+        x = (y - phi[..., 0]) * torch.exp(-phi[..., 1])
+    weights = [stage.linear.weight for stage in stages]
+    expected = torch.autograd.grad(x.square().sum(), weights)
+    found = torch.autograd.grad(attached(parameters, y, None, stages, order).square().sum(), weights)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
