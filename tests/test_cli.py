@@ -115,7 +115,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("bench --models maf --seeds 0..", "got '0..'"),
         ("bench --model maf", "No such option: --model"),
         ("bench --model maf", "there are --models, --data, --config"),
-        ("bnech", "there are bench, fit, evaluate, infer, calibrate, sample, density, embed, models, datasets"),
+        ("bnech", "there are bench, fit, tune, evaluate, infer, calibrate, sample, density, embed, models, datasets"),
         ("bench --models maf --out wrong.yaml", "cannot write to wrong.yaml"),
         ("bench --models maf --out wrong.yaml/run", "cannot write to wrong.yaml/run (Not a directory)"),
         ("bench --models maf --out /dev/null/run", "cannot write to /dev/null/run (Not a directory)"),

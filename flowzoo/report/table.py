@@ -150,13 +150,15 @@ def make_table(cells: Sequence[Cell]) -> Table:
         ValueError: if a (dataset, model, seed) occurs twice, or is one fold of several.
     """
     grouped: dict[str, dict[str, list[Cell]]] = {}
-    seen: set[str] = set()
+    seen: set[tuple[str, str, int]] = set()
     for cell in (Cell(*pair) for pair in cells):
         if cell.record.fold is not None:
             raise ValueError(f"{cell.record.stem} is one fold; join_folds makes one cell of all of them")
-        if cell.record.stem in seen:
-            raise ValueError(f"two cells are {cell.record.stem} (dataset.model.seed); a table takes one run of each")
-        seen.add(cell.record.stem)
+        key = (cell.record.dataset, cell.record.model, cell.record.seed)
+        if key in seen:
+            name = ".".join(map(str, key))
+            raise ValueError(f"two cells are {name} (dataset.model.seed); a table takes one run of each")
+        seen.add(key)
         grouped.setdefault(cell.record.dataset, {}).setdefault(cell.record.model, []).append(cell)
     extra = _extra_columns([cell.record for cell in cells])
     rows: list[dict[str, Any]] = []
