@@ -21,7 +21,7 @@ from pathlib import Path
 
 from chaos_parts.counts import markdown
 
-PARTS = ("kills", "folder", "hostile", "loaders")
+PARTS = ("kills", "preemption", "workers", "disk", "changed", "studies", "folder", "hostile", "loaders")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -54,6 +54,7 @@ class Registry:
         self.aliases = dict(aliases or {})
         self._folder = Path(__file__).parent.joinpath(*package.split(".")[1:])
         self._classes: dict[str, type] = {}
+        self._points: dict[str, EntryPoint] | None = None
 
     def names(self) -> list[str]:
         """Every name that ``get`` takes, sorted, aliases apart; imports nothing."""
@@ -116,7 +117,10 @@ class Registry:
         return str(entry._registered_name)
 
     def _entry_points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group)}
+        # Once: it looks at every installed package, and a bench resolves hundreds of names.
+        if self._points is None:
+            self._points = {point.name: point for point in entry_points(group=self.group)}
+        return self._points
 
     def _name(self, stem: str) -> str:
         return stem.replace("_", self.separator)

@@ -1,6 +1,9 @@
 """Files of a run directory that the disk or a hand has changed: a named error or what was there, no wrong number."""
 
 import json
+import shutil
+import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,8 +11,9 @@ import pytest
 import torch
 
 import flowzoo
-from flowzoo import checkpoint, record
+from flowzoo import checkpoint, record, train
 from flowzoo.record import Record, RecordError
+from flowzoo.tune import StudyError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from chaos_parts import folder
@@ -141,3 +145,75 @@ def test_no_file_of_a_run_directory_gives_a_wrong_number():
     assert [words for row in rows for words in row.faults] == []
     assert {row.what.split(",")[0] for row in rows} >= {"cells/*.json", "table.*", "README.md", "*.state.safetensors"}
     assert all(row.counts.total() for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["changed", "studies"])
+def test_other_data_or_options_and_damaged_studies_are_refused_and_nothing_is_lost(part):
+    found = subprocess.run(
+        [sys.executable, str(Path(folder.__file__).parents[1] / "chaos.py"), part, "--short"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert " 0 faults." in found.stdout
+
+
+TUNED = {"models": {"nice": {"num_steps": 2, "hidden_features": 4}}, "draws": 20, "device": "cpu", "show": False}
+TUNED |= {"train": {"steps": 4, "evaluate_every": 2}, "baseline": False, "tune": {"trials": 2, "pruner": "none"}}
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A tuned bench, and how to do it again in a copy of its folder."""
+    x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
+    made = tmp_path_factory.mktemp("tuned") / "run"
+    flowzoo.bench(**TUNED, x=x, out=made)
+
+    def again(out, **other):
+        if not out.exists():
+            shutil.copytree(made, out)
+        return flowzoo.bench(**{**TUNED, "x": x, **other}, out=out)
+
+    return again
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE trial_values SET value = value + 1",
+        "UPDATE trial_params SET param_value = param_value * 1.01 WHERE trial_id = 2 AND param_name = 'train.lr'",
+        "UPDATE trial_intermediate_values SET intermediate_value = 0",
+        "UPDATE trials SET state = 'PRUNED' WHERE number = 1",
+        "DELETE FROM trial_user_attributes WHERE key = 'flowzoo.sha256'",
+    ],
+)
+def test_number_in_a_study_that_somebody_changed_is_refused(tuned, tmp_path, change):
+    tuned(tmp_path / "run")
+    with sqlite3.connect(tmp_path / "run" / "study.db") as database:
+        assert database.execute(change).rowcount
+    database.close()
+    before = (tmp_path / "run" / "study.db").read_bytes()
+    with pytest.raises(StudyError, match=r"trial [01] of study 'data.nice' in .*study.db was altered or damaged"):
+        tuned(tmp_path / "run")
+    assert tuned(tmp_path / "run", force=True).failed == []
+    assert (tmp_path / "run" / "replaced" / "1" / "study.db").read_bytes() == before
+
+
+def test_study_of_something_else_is_refused_before_anything_trains(tuned, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "fit", lambda *given, **options: pytest.fail("it trained"))
+    other = {"tune": {"trials": 2, "pruner": "none", "seed": 1}}
+    with pytest.raises(StudyError, match=r"has hash [0-9a-f]{16}, this command [0-9a-f]{16} .*or add --force"):
+        tuned(tmp_path / "run", **other)
+
+
+def test_force_moves_the_studies_and_their_configs(tuned, tmp_path):
+    tuned(tmp_path / "run")
+    files = [tmp_path / "run" / name for name in ("study.db", "tuned/data.nice.yaml")]
+    before = [file.read_bytes() for file in files]
+    found = tuned(tmp_path / "run", tune={"trials": 3, "pruner": "none", "seed": 1}, force=True)
+    assert found.failed == []
+    moved = tmp_path / "run" / "replaced" / "1"
+    assert [(moved / file.relative_to(tmp_path / "run")).read_bytes() for file in files] == before
+    assert all(file.exists() for file in files)

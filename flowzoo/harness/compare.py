@@ -24,7 +24,7 @@ from flowzoo.harness.plan import BenchConfig, Cell, default_out, make_plan, open
 from flowzoo.harness.run import fail_cell, take_twin
 from flowzoo.harness.settings import Settings
 from flowzoo.harness.studies import Study, tuned_cells
-from flowzoo.harness.tuning import run_studies
+from flowzoo.harness.tuning import check_studies, run_studies
 from flowzoo.record import Record
 from flowzoo.report import Cell as Finished
 from flowzoo.report import Table, join_folds, make_table, to_csv, to_latex, to_markdown, write_figures
@@ -196,8 +196,7 @@ def execute(
             if on_record is not None:
                 on_record(record, known)
 
-        def run(wanted: Sequence[Cell]) -> None:
-            finished = finished_cells(wanted, folder, force=force)
+        def run(wanted: Sequence[Cell], finished: Mapping[str, Record]) -> None:
             for known in finished.values():
                 keep(known, True)
             left = []
@@ -209,14 +208,16 @@ def execute(
                     left.append(cell_job(cell, folder, text))
             (executor or partial(here, show=show))(left, lambda job, result: keep(Record(**result), False))
 
+        check_studies(studies, folder, force=force)
+        finished = finished_cells(cells, folder, force=force)  # refused before anything is written
         remember(text, cells, studies)
         write_readme(folder, command or shlex.join(["flowzoo", *sys.argv[1:]]), cells)
-        run(cells)
+        run(cells, finished)
         options: dict[str, Any] = {"executor": executor, "show": show, "on_study": on_study}
         found = run_studies(studies, folder, settings=settings, text=text, **options)
         best = {name: tuned for name, tuned in found.items() if isinstance(tuned, Tuned)}
         more = tuned_cells(cells, studies, best)
-        run(more)
+        run(more, finished_cells(more, folder, force=force))
         for study in studies:
             reason = found[study.name]
             if isinstance(reason, str):

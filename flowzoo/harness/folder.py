@@ -25,6 +25,7 @@ from flowzoo.storage import inside, write_atomic
 from flowzoo.train import FitConfig
 
 _WAYS_OUT = "give another --out, delete it, or add --force, which moves it to replaced/"
+CONFIGS = "tuned"  # the folder of config files in a run directory
 TABLES = ("table.csv", "table.md", "table.tex")
 
 
@@ -69,6 +70,10 @@ def held(folder: Path) -> Iterator[None]:
         ) from error
     finally:
         with suppress(OSError):
+            for path in (folder / LEASES).glob("[!.]*[!~]"):
+                left = None if path.suffix == ".lease" else lease.take(path)  # those are of trials
+                if left is not None:  # of one that was killed between its record and its end
+                    left.release()
             (folder / LEASES).rmdir()  # if it is empty
         lock.release()
 
@@ -150,16 +155,33 @@ class _Replaced:
         self.folder = folder
         self.target: Path | None = None
 
-    def move(self, stem: str) -> None:
-        """Put all files of a cell there."""
+    def folder_of_now(self) -> Path:
+        """The folder, which need not be there yet."""
         if self.target is None:
             taken = [int(p.name) for p in (self.folder / "replaced").glob("*") if p.name.isdecimal()]
             self.target = self.folder / "replaced" / str(max(taken, default=0) + 1)
+        return self.target
+
+    def move(self, stem: str) -> None:
+        """Put all files of a cell there."""
+        target = self.folder_of_now()
         for part in ("cells", "checkpoints"):
             # The record last: while it lies there, the rest of its cell is known not to fit.
             for path in sorted((self.folder / part).glob(f"{glob.escape(stem)}.*"), key=lambda p: p.suffix == ".json"):
-                (self.target / part).mkdir(parents=True, exist_ok=True)
-                path.rename(self.target / part / path.name)
+                (target / part).mkdir(parents=True, exist_ok=True)
+                path.rename(target / part / path.name)
+
+
+def set_studies_aside(folder: Path) -> None:
+    """Move the studies of a run directory, the states of their trials and the configs to ``<folder>/replaced/<n>``."""
+    replaced = _Replaced(folder)
+    # The study last: while it lies there, the rest is known not to fit.
+    paths = [*folder.glob("*.state*.safetensors"), folder / CONFIGS, *sorted(folder.glob("study.db*"), reverse=True)]
+    for path in paths:
+        if path.exists():
+            target = replaced.folder_of_now()
+            target.mkdir(parents=True, exist_ok=True)
+            path.rename(target / path.name)
 
 
 def _states(cell: Cell, folder: Path) -> list[Path]:

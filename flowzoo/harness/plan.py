@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -237,14 +237,19 @@ class Cell:
 
 def code_digest(model: ModelConfig) -> str:
     """A digest of the files that define a model: whoever edits one of them means another model."""
-    file = inspect.getsourcefile(type(model))
+    return _code_digest(type(model), getattr(model, "embed", None))
+
+
+@lru_cache
+def _code_digest(kind: type, embed: str | None) -> str:
+    # Once a process: what runs is what was loaded, whatever is edited meanwhile.
+    file = inspect.getsourcefile(kind)
     if file is None:
         return ""
     files = [Path(file)]
-    if type(model).__module__.startswith("flowzoo."):
+    if kind.__module__.startswith("flowzoo."):
         root = Path(models.__file__).parents[1]
         files += [root / "flow.py", root / "nets.py", *root.glob("models/_*.py"), *root.glob("layers/*.py")]
-    embed = getattr(model, "embed", None)
     if embed is not None:
         files += [Path(part) for part in [inspect.getsourcefile(EMBEDDINGS.get(embed))] if part]
     digest = hashlib.sha256()

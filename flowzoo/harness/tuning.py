@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowzoo.config import ConfigError
 from flowzoo.harness.executors import Executor, size
+from flowzoo.harness.folder import CONFIGS, set_studies_aside
 from flowzoo.harness.jobs import Job, study_job
 from flowzoo.harness.settings import Settings, dump
 from flowzoo.harness.studies import Study
 from flowzoo.storage import inside, write_atomic
-from flowzoo.tune import Tuned
+from flowzoo.tune import StudyError, Tuned
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
-
-CONFIGS = "tuned"  # the folder of config files in a run directory
 
 
 def run_studies(
@@ -76,6 +76,30 @@ def run_studies(
     ]
     executor(jobs, on_done)
     return found
+
+
+def check_studies(studies: Sequence[Study], folder: Path, *, force: bool = False) -> None:
+    """Refuse studies that are of something else, and a storage that cannot be read, before anything trains.
+
+    Args:
+        studies: of a plan.
+        folder: the run directory.
+        force: move the studies of the run directory to its folder ``replaced`` instead, all of them: they are one file.
+            A storage that the user named is others' too, and stays as it is.
+
+    Raises:
+        StudyError, ConfigError: in one line.
+    """
+    for study in studies:
+        try:
+            study.check(folder)
+        except (StudyError, ConfigError) as error:
+            if study.config.storage is not None:
+                raise
+            if not force:
+                raise type(error)(f"{error}, or add --force, which moves it to replaced/") from None
+            set_studies_aside(folder)
+            return
 
 
 def write_config(study: Study, found: Tuned, settings: Settings | None, folder: Path) -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flowzoo.tune.loop import search
+from flowzoo.tune.loop import check, search
 from flowzoo.tune.space import Space
 from flowzoo.tune.study import StudyError
 from flowzoo.tune.tune_config import TuneConfig
 from flowzoo.tune.tuned import Tuned
 
-__all__ = ["Space", "StudyError", "TuneConfig", "Tuned", "search"]
+__all__ = ["Space", "StudyError", "TuneConfig", "Tuned", "check", "search"]

@@ -18,7 +18,7 @@ from flowzoo.registry import MODELS
 from flowzoo.train_config import FitConfig
 from flowzoo.tune.space import Space
 from flowzoo.tune.storage import Opened, open_storage
-from flowzoo.tune.study import StudyError, open_study
+from flowzoo.tune.study import StudyError, check_study, open_study, verify
 from flowzoo.tune.tune_config import TuneConfig, is_name
 from flowzoo.tune.tuned import Tuned
 from flowzoo.tune.worker import BEYOND, Worker, counts
@@ -71,8 +71,66 @@ def search(
         StudyError: if the study is of something else, or its storage no longer answers.
         OSError: if the disk is full or cannot be written.
     """
-    from optuna.exceptions import StorageInternalError
+    study_name, space, subject = _subject(
+        model, fit, splits, build, config, name, given_model, given_train, seed, depends_on
+    )
+    with _quietly():
+        from flowzoo.tune.sampling import Pruner, Sampler
 
+        sampler = Sampler(config.sampler, config.seed, space.present)
+        steps = len(fit.noise_levels) * (fit.steps + 1)
+        with _open(config, folder, study_name) as opened:
+            pruner = Pruner(config.pruner, steps, fit.evaluate_every)
+            study = open_study(opened, study_name, subject, sampler, pruner)
+            worker = Worker(study, opened, config, space, folder)
+            for trial, lease in worker.trials(say or _to_stderr):
+                if worker.run(trial, lease, splits, build, seed=seed, show=show) and on_trial is not None:
+                    on_trial(opened.storage.get_trial(trial._trial_id))
+            verify(study, opened.url)
+            return _tuned(study, opened, space)
+
+
+def check(
+    model: ModelConfig,
+    fit: FitConfig,
+    splits: Splits,
+    build: Callable[[ModelConfig], ConditionalFlow],
+    config: TuneConfig,
+    folder: Path,
+    *,
+    name: str,
+    given_model: Collection[str] = (),
+    given_train: Collection[str] = (),
+    seed: int = 0,
+    depends_on: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse what ``search`` would, called with the same arguments, and make nothing.
+
+    Raises:
+        ConfigError, StudyError: as ``search``.
+    """
+    if config.storage is None and not (folder / "study.db").exists():
+        return
+    study_name, _, subject = _subject(
+        model, fit, splits, build, config, name, given_model, given_train, seed, depends_on
+    )
+    with _quietly(), _open(config, folder, study_name) as opened:
+        check_study(opened, study_name, subject)
+
+
+def _subject(
+    model: ModelConfig,
+    fit: FitConfig,
+    splits: Splits,
+    build: Callable[[ModelConfig], ConditionalFlow],
+    config: TuneConfig,
+    name: str,
+    given_model: Collection[str],
+    given_train: Collection[str],
+    seed: int,
+    depends_on: Mapping[str, Any] | None,
+) -> tuple[str, Space, dict[str, Any]]:
+    """The name of a study, what it searches, and what the value of a trial depends on."""
     study_name = name if config.study is None else f"{config.study}.{name}"
     if not is_name(study_name):
         raise ValueError(f"a study's name must be letters, digits, '_', '-' and single dots; got {study_name!r}")
@@ -87,24 +145,20 @@ def search(
         "version": versions()["flowzoo"],
         "depends_on": dict(depends_on or {}),
     }
-    with _quietly():
-        from flowzoo.tune.sampling import Pruner, Sampler
+    return study_name, space, subject
 
-        sampler = Sampler(config.sampler, config.seed, space.present)
-        steps = len(fit.noise_levels) * (fit.steps + 1)
-        opened = open_storage(config.storage, folder, heartbeat=config.heartbeat)
-        pruner = Pruner(config.pruner, steps, fit.evaluate_every)
-        try:
-            with opened:
-                study = open_study(opened, study_name, subject, sampler, pruner)
-                worker = Worker(study, opened, config, space, folder)
-                for trial, lease in worker.trials(say or _to_stderr):
-                    if worker.run(trial, lease, splits, build, seed=seed, show=show) and on_trial is not None:
-                        on_trial(opened.storage.get_trial(trial._trial_id))
-                return _tuned(study, opened, space)
-        except StorageInternalError as error:
-            cause = one_line(error.__cause__ or error)
-            raise StudyError(f"the storage of study '{study_name}' does not answer: {cause}") from None
+
+@contextmanager
+def _open(config: TuneConfig, folder: Path, study_name: str) -> Iterator[Opened]:
+    """The storage; if it no longer answers inside the block, that is an error of ours."""
+    from optuna.exceptions import StorageInternalError
+
+    try:
+        with open_storage(config.storage, folder, heartbeat=config.heartbeat) as opened:
+            yield opened
+    except StorageInternalError as error:
+        cause = one_line(error.__cause__ or error)
+        raise StudyError(f"the storage of study '{study_name}' does not answer: {cause}") from None
 
 
 def _to_stderr(line: str) -> None:

@@ -137,7 +137,13 @@ def _database(text: str, heartbeat: int) -> tuple[RDBStorage, str, Path | None]:
         )
 
     try:
-        return _patiently(make), shown, file
+        storage = _patiently(make)
+        if file is not None:
+            with storage.engine.connect() as connection:
+                found = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
+            if found != "ok":
+                raise ConfigError(f"tune.storage: '{shown}' is damaged ({_one_line(str(found))}); restore or delete it")
+        return storage, shown, file
     except NoSuchModuleError:
         raise ConfigError(f"tune.storage: expected {KINDS}; got '{shown}'") from None
     except ImportError as error:
@@ -180,7 +186,7 @@ def _patiently(make: Callable[[], RDBStorage], tries: int = 20) -> RDBStorage:
     raise AssertionError
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | str) -> str:
     """What went wrong, without the advice that SQLAlchemy adds for programmers."""
     cause = getattr(error, "orig", None) or error
     return re.sub(r"\s+", " ", str(cause)).strip()[:300] or type(cause).__name__

@@ -17,6 +17,7 @@ from flowzoo.lease import Lease, take
 from flowzoo.models import ModelConfig
 from flowzoo.tune.space import Space
 from flowzoo.tune.storage import Opened
+from flowzoo.tune.study import SEAL, seal
 from flowzoo.tune.trial import Lost, Outcome, forget, run_trial
 from flowzoo.tune.tune_config import TuneConfig
 
@@ -117,6 +118,8 @@ class Worker:
             if outcome.reason:
                 trial.set_user_attr("reason", outcome.reason)
             kind = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[outcome.state]
+            now = self.storage.get_trial(trial._trial_id)
+            trial.set_user_attr(SEAL, seal(now, kind, outcome.value))
             self.study.tell(trial, outcome.value, state=self.State[kind])
         except UpdateFinishedTrialError:
             return False

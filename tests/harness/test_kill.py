@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowzoo import checkpoint, cli
+from flowzoo import checkpoint, cli, lease
 
 ROOT = Path(__file__).parents[2]
 MOONS = ["--data", "two_moons", "--set", "data.num_events=300", "--device", "cpu"]
@@ -88,12 +89,38 @@ def test_second_bench_on_a_folder_waits_for_the_first_and_not_for_its_ghost(comm
     assert command(*second) == (0, "")
 
 
-def test_bench_that_is_killed_again_and_again_ends_with_the_same_table() -> None:
+@pytest.mark.slow
+def test_commands_that_are_killed_or_asked_to_end_go_on_to_the_same_numbers() -> None:
     found = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "chaos.py"), "kills", "--short"],
+        [sys.executable, str(ROOT / "benchmarks" / "chaos.py"), "kills", "preemption", "--short"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "3 tried, 0 faults" in found.stdout
+    assert "9 tried, 0 faults" in found.stdout
+    for what in ("in a trial", "in a write of a record", "in a write of the study", "fit", "bench", "tune"):
+        assert f"| {what} | 1 |" in found.stdout
+
+
+def test_lease_that_a_killed_process_left_goes_with_the_next_bench(command, tmp_path: Path) -> None:
+    bench = ["bench", "--models", "gaussian", *MOONS, "--out", "run"]
+    left = tmp_path / "run" / "leases" / "two_moons.gaussian.0"
+    assert command(*bench) == (0, "")
+    ghost = subprocess.Popen([sys.executable, "-c", ""])
+    ghost.wait()
+    held = lease.take(left)
+    assert held is not None
+    owner = json.loads(left.read_text()) | {"pid": ghost.pid, "start": ""}
+    held._over.set()  # nobody refreshes it
+    left.write_text(json.dumps(owner))
+    assert command(*bench) == (0, "")
+    assert not left.parent.exists()
+
+
+def test_lease_of_somebody_who_lives_is_left_to_him(command, tmp_path: Path) -> None:
+    bench = ["bench", "--models", "gaussian", *MOONS, "--out", "run"]
+    assert command(*bench) == (0, "")
+    with lease.take(tmp_path / "run" / "leases" / "two_moons.maf.0") as held:
+        assert command(*bench) == (0, "")
+        assert not held.lost
