@@ -12,17 +12,23 @@ MAX_STEPS = 200  # halving alone needs as many as the dtype has bits, and is cho
 
 
 @torch.no_grad()
-def solve(f: Callable[[Tensor], Tensor], y: Tensor, start: float = 8.0) -> Tensor:
+def solve(
+    f: Callable[[Tensor], Tensor],
+    y: Tensor,
+    start: float = 8.0,
+    with_slope: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
     """x with f(x) = y, elementwise, for increasing f.
 
-    The bracket starts at [-start, start] and doubles until it holds. Within it the next point is that of inverse
-    quadratic interpolation where three points look like a smooth function, else the middle (Chandrupatla 1997, Adv.
-    Eng. Softw. 28, 145), down to the resolution of the dtype.
+    The bracket starts at [-start, start] and doubles until it holds. Within it the next point is Newton's, if the slope
+    is given and it lies inside; else that of inverse quadratic interpolation where three points look like a smooth
+    function, else the middle (Chandrupatla 1997, Adv. Eng. Softw. 28, 145). So down to the resolution of the dtype.
 
     Args:
         f: increasing, elementwise on tensors of the shape of ``y``.
         y: the values to reach.
         start: half-width of the first bracket.
+        with_slope: f and its slope, elementwise.
 
     Returns:
         The solution; NaN where no bracket holds, because f never reaches y: nothing is clipped.
@@ -36,6 +42,45 @@ def solve(f: Callable[[Tensor], Tensor], y: Tensor, start: float = 8.0) -> Tenso
         a, b = torch.where(low, 2 * a, a), torch.where(high, 2 * b, b)
         fa, fb = f(a) - y, f(b) - y
     held = (fa <= 0) & (fb >= 0)
+    found = (
+        _chandrupatla(f, y, a, b, fa, fb, held) if with_slope is None else _newton(with_slope, y, a, b, fa, fb, held)
+    )
+    return torch.where(held, found, torch.nan)
+
+
+def _newton(
+    f: Callable[[Tensor], tuple[Tensor, Tensor]],
+    y: Tensor,
+    low: Tensor,
+    high: Tensor,
+    f_low: Tensor,
+    f_high: Tensor,
+    held: Tensor,
+) -> Tensor:
+    eps = torch.finfo(y.dtype).eps
+    # Where the chord meets y: of what is nearly straight, nearly the solution.
+    x = low - f_low / (f_high - f_low) * (high - low)
+    x = torch.where((x >= low) & (x <= high), x, (low + high) / 2)
+    before = torch.full_like(y, torch.inf)
+    for _ in range(MAX_STEPS):
+        value, slope = f(x)
+        fx = value - y
+        low, high = torch.where(fx <= 0, x, low), torch.where(fx >= 0, x, high)
+        step = x - fx / slope
+        inside = (step >= low) & (step <= high)
+        done = (inside & ((step - x).abs() <= eps * x.abs() + 0.25 * eps)) | (fx == 0)
+        # Along a flat stretch Newton's method creeps, or goes to and fro: the bracket is halved then.
+        good = inside & (fx.abs() <= 0.5 * before)
+        x = torch.where(done, x, torch.where(good, step, (low + high) / 2))
+        before = fx.abs()
+        if bool((done | ~held | (high - low <= eps * x.abs())).all()):
+            break
+    return x
+
+
+def _chandrupatla(
+    f: Callable[[Tensor], Tensor], y: Tensor, a: Tensor, b: Tensor, fa: Tensor, fb: Tensor, held: Tensor
+) -> Tensor:
     eps = torch.finfo(y.dtype).eps
     # b is the last point, the root lies between it and a, and c is the one before.
     c, fc, t = a, fa, torch.full_like(y, 0.5)
@@ -57,16 +102,18 @@ def solve(f: Callable[[Tensor], Tensor], y: Tensor, start: float = 8.0) -> Tenso
         t = fb / (fa - fb) * (fc / (fa - fc)) + (c - b) / (a - b) * (fb / (fc - fb)) * (fa / (fc - fa))
         t = torch.where(smooth & t.isfinite(), t, 0.5)
         t = torch.minimum(torch.maximum(t, room), 1 - room).clamp(0, 1)
-    return torch.where(held, best, torch.nan)
+    return best
 
 
-def inverse(f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+def inverse(
+    f: Callable[[Tensor], Tensor], y: Tensor, with_slope: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+) -> Tensor:
     r"""As ``solve``, and differentiable in ``y`` and in whatever f depends on.
 
     By the implicit function theorem one Newton step from the solution,
     :math:`x - (f(x) - y) / f'(x)` with :math:`f'` held constant, has the right first derivatives.
     """
-    x = solve(f, y)
+    x = solve(f, y, with_slope=with_slope)
     if not torch.is_grad_enabled():
         return x
     leaf = x.detach().requires_grad_()

@@ -75,10 +75,20 @@ class SumOfSquares(SOSPolynomialTransform):
         self.density = torch.cat([density[..., :1] + slope, density[..., 1:]], -1)
         self.integral = antiderivative(self.density)
 
+    def f_and_g(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The integral from 0 to x, and its derivative."""
+        t = (x / self.bound).clamp(-1, 1)
+        slope = horner(self.density, t)
+        return self.bound * t * horner(self.integral, t) + (x - self.bound * t) * slope, slope
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The integral and the logarithm of its derivative."""
+        value, slope = self.f_and_g(x)
+        return value, slope.log()
+
     def f(self, x: Tensor) -> Tensor:
         """The integral from 0 to x."""
-        t = (x / self.bound).clamp(-1, 1)
-        return self.bound * t * horner(self.integral, t) + (x - self.bound * t) * horner(self.density, t)
+        return self.f_and_g(x)[0]
 
     def g(self, x: Tensor) -> Tensor:
         """Its derivative."""

@@ -198,7 +198,7 @@ def _undo_univariate(transform: Transform, y: Tensor) -> Tensor:
             y = _undo_univariate(part, y)
         return y
     if isinstance(transform, MonotonicTransform):
-        return inverse(transform.f, y)
+        return inverse(transform.f, y, getattr(transform, "f_and_g", None))
     x = transform.inv(y)
     # zuko's spline takes the root of a discriminant that rounding can push below zero.
     lost = x.isnan() & y.isfinite()

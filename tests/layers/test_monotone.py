@@ -5,34 +5,53 @@ import math
 import pytest
 import torch
 
-from flowzoo.layers.monotone import inverse, solve
+from flowzoo.layers import monotone
+from flowzoo.layers.monotone import inverse
+
+
+@pytest.fixture(params=["interpolation", "Newton"])
+def solve(request):
+    """Both ways to the solution."""
+    if request.param == "interpolation":
+        return monotone.solve
+
+    def newton(f, y):
+        def with_slope(x):
+            x = x.detach().requires_grad_()
+            with torch.enable_grad():
+                value = f(x)
+                return value.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+        return monotone.solve(f, y, with_slope=with_slope)
+
+    return newton
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_cubes_are_inverted_far_beyond_the_first_bracket(dtype):
+def test_cubes_are_inverted_far_beyond_the_first_bracket(solve, dtype):
     x = torch.tensor([-1e5, -30.0, -1.0, -1e-3, 0.0, 0.5, 12.0, 4e4], dtype=dtype)
     found = solve(lambda t: t**3 + t, x**3 + x)
     torch.testing.assert_close(found, x, rtol=20 * torch.finfo(dtype).eps, atol=20 * torch.finfo(dtype).eps)
 
 
-def test_each_element_has_a_bracket_of_its_own():
+def test_each_element_has_a_bracket_of_its_own(solve):
     x = torch.tensor([1e-3, 1e12], dtype=torch.float64)
     found = solve(lambda t: 2 * t, 2 * x)
     assert float(found[0]) == pytest.approx(1e-3, rel=1e-12)
 
 
-def test_value_that_is_never_reached_is_nan_and_spoils_no_other():
+def test_value_that_is_never_reached_is_nan_and_spoils_no_other(solve):
     found = solve(torch.tanh, torch.tensor([0.5, 2.0, -2.0, math.nan]))
     assert found.isnan().tolist() == [False, True, True, True]
     assert float(found[0]) == pytest.approx(math.atanh(0.5), rel=1e-5)
 
 
-def test_infinite_values_do_not_hang():
+def test_infinite_values_do_not_hang(solve):
     found = solve(lambda t: t, torch.tensor([math.inf, -math.inf, 1.0], dtype=torch.float64))
     assert float(found[2]) == pytest.approx(1.0)
 
 
-def test_flat_stretch_is_crossed():
+def test_flat_stretch_is_crossed(solve):
     found = solve(lambda t: torch.where(t < 0, t, (t - 5).clamp_min(0)), torch.tensor([3.0, -3.0]).double())
     assert found.tolist() == pytest.approx([8.0, -3.0])
 
@@ -51,3 +70,39 @@ def test_without_gradient_nothing_is_differentiated():
     with torch.no_grad():
         found = inverse(lambda t: t + torch.tanh(t), torch.tensor([1.0]))
     assert not found.requires_grad
+
+
+def counted(f):
+    calls = []
+
+    def g(x):
+        calls.append(1)
+        return f(x)
+
+    return g, calls
+
+
+def test_smooth_functions_take_few_evaluations():
+    x = 3 * torch.randn(1000, generator=torch.Generator().manual_seed(0))
+
+    def f(x):
+        return x + 0.5 * torch.tanh(x)
+
+    # Bisection alone takes 27 and more.
+    g, calls = counted(f)
+    torch.testing.assert_close(monotone.solve(g, f(x)), x, rtol=1e-6, atol=1e-6)
+    assert len(calls) <= 16
+    g, calls = counted(f)
+    found = monotone.solve(g, f(x), with_slope=lambda x: (g(x), 1 + 0.5 * (1 - torch.tanh(x).square())))
+    torch.testing.assert_close(found, x, rtol=1e-6, atol=1e-6)
+    assert len(calls) <= 10
+
+
+@pytest.mark.parametrize("steepness", [1e3, 1e-3])
+def test_steps_and_flat_stretches_are_solved_to_the_last_bits(solve, steepness):
+    x = torch.linspace(-3, 3, 101, dtype=torch.float64)
+
+    def f(x):
+        return steepness * x + torch.sigmoid(300 * x)
+
+    torch.testing.assert_close(f(solve(f, f(x))), f(x), rtol=1e-12, atol=1e-12)
