@@ -35,7 +35,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except preempt.Preempted:
-        typer.echo(f"flowzoo: {preempt.LINE}", err=True)
+        if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started the first says it
+            typer.echo(f"flowzoo: {preempt.LINE}", err=True)
         sys.exit(preempt.STATUS)
     except Exception as error:
         text = complaint(error)

@@ -1,4 +1,4 @@
-"""Sums of squares of polynomials, expanded once."""
+"""Sums of squares of polynomials, expanded once. Coefficients are along the first axis, where each lies together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def mean_square(polynomials: Tensor) -> Tensor:
         polynomials: ``(..., K, n)``, the coefficients of K polynomials, the constant first.
 
     Returns:
-        ``(..., 2 n - 1)``.
+        ``(2 n - 1, ...)``.
     """
     # A handful of products of contiguous slices, not one outer product: this is bound by memory, not by arithmetic.
     slices = polynomials.movedim(-1, 0).contiguous().unbind(0)
@@ -25,19 +25,19 @@ def mean_square(polynomials: Tensor) -> Tensor:
             term = product if i == j else 2 * product
             known = sums[i + j]
             sums[i + j] = term if known is None else known + term
-    return torch.stack([s for s in sums if s is not None], -1)
+    return torch.stack([s for s in sums if s is not None])
 
 
 def antiderivative(coefficients: Tensor) -> Tensor:
-    """Coefficients of the integral from 0, which has no constant term: ``(..., n)`` to those of t, t^2, ..., t^n."""
-    n = coefficients.shape[-1]
-    return coefficients / torch.arange(1, n + 1, dtype=coefficients.dtype, device=coefficients.device)
+    """Coefficients of the integral from 0, which has no constant term: ``(n, ...)`` to those of t, t^2, ..., t^n."""
+    degree = torch.arange(1, len(coefficients) + 1, dtype=coefficients.dtype, device=coefficients.device)
+    return coefficients / degree.reshape(-1, *[1] * (coefficients.ndim - 1))
 
 
 def horner(coefficients: Tensor, t: Tensor) -> Tensor:
-    """The polynomial at ``t``: coefficients ``(..., n)``, the constant first, and ``(...)``."""
-    terms = coefficients.unbind(-1)
+    """The polynomial at ``t``: coefficients ``(n, ...)``, the constant first, and ``(...)``."""
+    terms = coefficients.unbind(0)
     value = terms[-1]
     for term in terms[-2::-1]:
-        value = value * t + term
+        value = torch.addcmul(term, value, t)
     return value

@@ -72,7 +72,7 @@ class SumOfSquares(SOSPolynomialTransform):
     def __init__(self, a: Tensor, slope: float) -> None:
         super().__init__(a=a, slope=slope)
         density = mean_square(torch.cat([1 + a[..., :1], a[..., 1:]], -1))
-        self.density = torch.cat([density[..., :1] + slope, density[..., 1:]], -1)
+        self.density = torch.cat([density[:1] + slope, density[1:]])
         self.integral = antiderivative(self.density)
 
     def f_and_g(self, x: Tensor) -> tuple[Tensor, Tensor]:

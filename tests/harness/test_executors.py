@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,8 @@ def test_no_worker_outlives_a_bench_that_is_told_to_end(how: signal.Signals, wor
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # Who runs the tests in the background of a shell may have told it, and so them, to ignore Ctrl-C.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     names = [f"two_moons.maf.{seed}" for seed in range(workers)]
     states = [Path("run/checkpoints") / f"{name}.state.safetensors" for name in names]

@@ -16,8 +16,8 @@ def coefficients(*shape):
 def test_mean_of_squares_is_numpys(k, n):
     a = coefficients(4, k, n)
     found = mean_square(a)
-    assert found.shape == (4, 2 * n - 1)
-    for row, polynomials in zip(found, a, strict=True):
+    assert found.shape == (2 * n - 1, 4)
+    for row, polynomials in zip(found.T, a, strict=True):
         expected = sum(Polynomial(p.numpy()) ** 2 for p in polynomials) / k
         assert row.tolist() == pytest.approx(expected.coef.tolist())
 
@@ -25,7 +25,7 @@ def test_mean_of_squares_is_numpys(k, n):
 def test_value_and_integral_are_numpys():
     a, t = coefficients(6), torch.linspace(-3, 3, 11, dtype=torch.float64)
     p = Polynomial(a.numpy())
-    assert horner(a.expand(11, 6), t).tolist() == pytest.approx(p(t.numpy()).tolist())
+    assert horner(a[:, None].expand(6, 11), t).tolist() == pytest.approx(p(t.numpy()).tolist())
     assert [0.0, *antiderivative(a).tolist()] == pytest.approx(p.integ().coef.tolist())
 
 

@@ -41,7 +41,7 @@ def test_text_options_are_coerced_as_from_the_command_line() -> None:
     flow = flowzoo.build("maf", (2,), num_steps="2", hidden_features="16")
     assert flow.recipe is not None
     unset = {"embed": None, "embed_features": 16, "context_image": None}
-    assert flow.recipe["config"] == {**unset, "num_steps": 2, "hidden_features": 16}
+    assert flow.recipe["config"] == {**unset, "num_steps": 2, "hidden_features": 16, "activation": "relu"}
 
 
 def test_importing_zuko_leaves_torchs_argument_checks_on() -> None:
