@@ -135,8 +135,8 @@ class CGlow(Embeds):
     def suggest(cls, trial: Any) -> CGlow:
         """Depth and width."""
         return cls(
-            num_steps=trial.suggest_int("num_steps", 4, 16),
-            hidden_features=trial.suggest_categorical("hidden_features", [32, 64, 128, 256]),
+            num_steps=trial.suggest_int("num_steps", 2, 12),
+            hidden_features=trial.suggest_categorical("hidden_features", [32, 64, 128]),
         )
 
 
