@@ -14,6 +14,7 @@ from flowzoo.harness.evaluate import Evaluated, evaluate_flow
 from flowzoo.harness.folder import make_writable
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import cpu_threads, label_of, save_flow
+from flowzoo.storage import DISK
 
 
 def fit_one(cell: Cell, path: Path) -> train.FitResult:
@@ -32,11 +33,20 @@ def fit_one(cell: Cell, path: Path) -> train.FitResult:
         raise ConfigError(f"--out {path} is a folder; give the file to write, such as {path / 'flow.safetensors'}")
     make_writable(path.parent)
     state = path.with_suffix(".state.safetensors")
-    with cpu_threads(cell.bench.threads):
-        flow = cell.build()
-        result = train.fit(flow, cell.source.splits, cell.fit, seed=cell.seed, checkpoint=state, label=label_of(cell))
+    try:
+        with cpu_threads(cell.bench.threads):
+            flow = cell.build()
+            splits, label = cell.source.splits, label_of(cell)
+            result = train.fit(flow, splits, cell.fit, seed=cell.seed, checkpoint=state, label=label)
+        if world().rank == 0:
+            save_flow(flow, path, cell, result)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise ConfigError(
+            f"cannot write to {path.parent} ({error.strerror}); make room, and the same command goes on"
+        ) from error
     if world().rank == 0:
-        save_flow(flow, path, cell, result)
         for left in (state, *(train.level_path(state, i) for i in range(len(cell.fit.noise_levels)))):
             left.unlink(missing_ok=True)
     return result

@@ -1,3 +1,4 @@
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,21 @@ def test_out_that_cannot_be_written_is_refused_before_training(plan: Plan, tmp_p
         with pytest.raises(ConfigError, match=words):
             fit_one(plan()[0], out)
     assert fits == []
+
+
+def test_full_disk_is_one_line_and_the_state_stays(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = plan(train={"checkpoint_every": 5})[0]
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flowzoo.harness.single.save_flow", full)
+        with pytest.raises(ConfigError, match=r"No space left on device\); make room, and"):
+            fit_one(cell, tmp_path / "flow.safetensors")
+    assert (tmp_path / "flow.state.safetensors").exists()
+    assert fit_one(cell, tmp_path / "flow.safetensors").status == "ok"
+    assert [p.name for p in tmp_path.iterdir()] == ["flow.safetensors"]
 
 
 def test_state_of_another_command_is_refused_and_kept(
