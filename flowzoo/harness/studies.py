@@ -14,7 +14,7 @@ from flowzoo import config as configs
 from flowzoo.harness.plan import Cell, code_digest
 from flowzoo.harness.run import cpu_threads
 from flowzoo.registry import MODELS
-from flowzoo.tune import TuneConfig, Tuned, check, search
+from flowzoo.tune import Task, TuneConfig, Tuned, search
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -67,31 +67,24 @@ class Study:
             on_trial: called after every trial of this process.
         """
         with cpu_threads(self.cell.bench.threads):
-            return search(**self._arguments(folder), on_trial=on_trial, show=show)
+            return search(self.task(folder), on_trial=on_trial, show=show)
 
-    def check(self, folder: Path) -> None:
-        """Refuse what ``run`` would find in the storage, and make nothing.
-
-        Raises:
-            StudyError, ConfigError: if a study of this name is of something else, or the storage cannot be read.
-        """
-        check(**self._arguments(folder))
-
-    def _arguments(self, folder: Path) -> dict[str, Any]:
+    def task(self, folder: Path) -> Task:
+        """The same for ``flowzoo.tune``, in a run directory."""
         cell = self.cell
-        return {
-            "model": cell.model,
-            "fit": cell.fit,
-            "splits": cell.source.splits,
-            "build": lambda model: replace(cell, model=model).build(),
-            "config": self.config,
-            "folder": folder,
-            "name": self.name,
-            "given_model": self.given_model,
-            "given_train": self.given_train,
-            "seed": cell.seed,
-            "depends_on": {"model": code_digest(cell.model)},
-        }
+        return Task(
+            cell.model,
+            cell.fit,
+            cell.source.splits,
+            lambda model: replace(cell, model=model).build(),
+            self.config,
+            folder,
+            self.name,
+            self.given_model,
+            self.given_train,
+            cell.seed,
+            {"model": code_digest(cell.model)},
+        )
 
 
 def studies_of(

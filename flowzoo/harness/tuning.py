@@ -13,7 +13,7 @@ from flowzoo.harness.jobs import Job, study_job
 from flowzoo.harness.settings import Settings, dump
 from flowzoo.harness.studies import Study
 from flowzoo.storage import inside, write_atomic
-from flowzoo.tune import StudyError, Tuned
+from flowzoo.tune import StudyError, Tuned, check
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -92,7 +92,7 @@ def check_studies(studies: Sequence[Study], folder: Path, *, force: bool = False
     """
     for study in studies:
         try:
-            study.check(folder)
+            check(study.task(folder))
         except (StudyError, ConfigError) as error:
             if study.config.storage is not None:
                 raise

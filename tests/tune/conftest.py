@@ -15,7 +15,7 @@ import pytest
 from flowzoo import FitConfig, data, models
 from flowzoo.data import Splits
 from flowzoo.seeding import generator
-from flowzoo.tune import TuneConfig, Tuned, search
+from flowzoo.tune import Task, TuneConfig, Tuned, search
 from flowzoo.tune.storage import open_storage
 
 FIT = FitConfig(steps=12, evaluate_every=3, checkpoint_every=4, batch_size=64, ema=0.5)
@@ -42,20 +42,12 @@ class Problem:
         return models.build_from(model, *shapes, *self.splits.maps(), generator(0, "init"))
 
     def __call__(self, folder: str = "run", build: Callable[..., Any] | None = None, **options: Any) -> Tuned:
-        search_options = {key: options.pop(key) for key in ("on_trial", "say", "depends_on") if key in options}
+        search_options = {key: options.pop(key) for key in ("on_trial", "say") if key in options}
+        given = {**self.given, "depends_on": options.pop("depends_on", {})}
         config = TuneConfig(**{"trials": 5, "pruner": "none", **options})
-        return search(
-            self.model,
-            self.fit,
-            self.splits,
-            build or self.build,
-            config,
-            self.folder / folder,
-            name="two_moons.maf",
-            show=False,
-            **self.given,
-            **search_options,
-        )
+        place = self.folder / folder
+        task = Task(self.model, self.fit, self.splits, build or self.build, config, place, "two_moons.maf", **given)
+        return search(task, show=False, **search_options)
 
     def study(self, folder: str = "run") -> optuna.Study:
         """As anybody reads it who has Optuna."""

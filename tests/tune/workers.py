@@ -17,7 +17,7 @@ from typing import Any
 from flowzoo import FitConfig, data, models
 from flowzoo.data import Splits
 from flowzoo.seeding import generator
-from flowzoo.tune import TuneConfig, search
+from flowzoo.tune import Task, TuneConfig, search
 
 FIT = FitConfig(steps=6, evaluate_every=2, checkpoint_every=2, batch_size=64, ema=0.5)
 
@@ -30,7 +30,8 @@ def work(folder: Path, splits: Splits, config: TuneConfig) -> None:
 
     model = models.configure("nice", {"num_steps": 2, "hidden_features": 8})
     given = {"given_model": ("num_steps", "hidden_features", "activation")}
-    search(model, FIT, splits, build, config, folder, name="two_moons.nice", show=False, say=lambda line: None, **given)
+    task = Task(model, FIT, splits, build, config, folder, "two_moons.nice", **given)
+    search(task, show=False, say=lambda line: None)
 
 
 def main() -> None:
