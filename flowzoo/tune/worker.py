@@ -29,6 +29,7 @@ BEYOND = "beyond the budget: others were faster"
 POLL = 0.5  # seconds between two looks at what others do
 # A training that the system kills for its memory would be begun again for ever.
 ATTEMPTS = 20
+STILL = 40  # heartbeats without a validation, after which a trial whose worker nobody can see is taken over
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -58,6 +59,7 @@ class Worker:
         self.storage, self.origin, self.State = study._storage, origin, TrialState
         self.study_id = self.storage.get_study_id_from_name(study.study_name)
         self.nudged: set[int] = set()
+        self.seen: dict[int, tuple[int, float]] = {}
 
     def state(self, number: int) -> Path:
         """Where the training of a trial keeps its state."""
@@ -154,6 +156,17 @@ class Worker:
         if hasattr(self.storage, "record_heartbeat"):  # a journal has none
             self.storage.record_heartbeat(trial_id)
 
+    def _stands_still(self, trial: FrozenTrial) -> bool:
+        """Whether a trial of a storage without heartbeats has shown no validation for as long as we look on."""
+        if hasattr(self.storage, "record_heartbeat"):
+            return False
+        now, reached = time.monotonic(), len(trial.intermediate_values)
+        before, since = self.seen.setdefault(trial.number, (reached, now))
+        if before != reached:
+            self.seen[trial.number] = (reached, now)
+            return False
+        return now - since > STILL * self.config.heartbeat
+
     def _all(self, *states: Any) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self.study_id, deepcopy=False, states=states or None)
 
@@ -204,7 +217,10 @@ class Worker:
             fail_stale_trials(self.study)
         for frozen in self._all(self.State.RUNNING):
             foreign = frozen.user_attrs.get("home") != self.opened.home
-            if foreign and frozen.number not in self.nudged:
+            if foreign and self._stands_still(frozen):
+                # Of a journal whose leases were not moved with it: nobody can tell otherwise that its worker is gone.
+                self.storage.set_trial_user_attr(frozen._trial_id, "home", self.opened.home)
+            elif foreign and frozen.number not in self.nudged:
                 # Its worker may have died before its first heartbeat: without one it would never count as lost.
                 self.nudged.add(frozen.number)
                 self._beat(frozen._trial_id)

@@ -20,7 +20,7 @@ from flowzoo import cli, lease, preempt, record
 from flowzoo.checkpoint import read_meta
 from flowzoo.config import ConfigError
 from flowzoo.harness import execute, jobs
-from flowzoo.harness.executors import choose
+from flowzoo.harness.executors import choose, size
 from flowzoo.harness.executors import local as processes
 from flowzoo.harness.executors.local import local
 from flowzoo.harness.jobs import Job, JobError, cell_job, do, plan_of, remember
@@ -188,13 +188,26 @@ def test_worker_with_other_data_is_told_so(plan: Callable[..., list[Cell]]) -> N
         ({"name": "dask"}, "the executor dask needs --scheduler tcp://host:8786 or --cluster FILE"),
         ({"scheduler": "foo"}, "scheduler must be an address such as tcp://host:8786; got 'foo'"),
         ({"name": "local", "scheduler": "tcp://a:1"}, "a scheduler or a cluster is for the executor dask; got"),
-        ({"name": "here", "workers": 2}, "2 workers are for the executor local; got executor 'here'"),
+        ({"name": "here", "workers": 2}, "2 workers are for the executor local or a --scheduler; got executor 'here'"),
+        (
+            {"cluster": "c.yaml", "workers": 2},
+            "2 workers are for the executor local or a --scheduler; the cluster's config says how many workers it has",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         choose(**options)
     assert str(caught.value).startswith(says)
+
+
+def test_executors_say_how_many_workers_may_join_a_study(tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue")
+    file = tmp_path / "cluster.yaml"
+    file.write_text("kind: local\nadapt: {minimum: 0, maximum: 8}\noptions: {cores: 1, memory: 1 GB}\n")
+    given = [{}, {"workers": 3}, {"scheduler": "tcp://a:1"}, {"scheduler": "tcp://a:1", "workers": 4}]
+    assert [size(choose(**options)) for options in given] == [1, 3, 1, 4]
+    assert size(choose(cluster=file)) == 8
 
 
 def test_data_from_python_stay_in_this_process() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import itertools
 import math
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -452,6 +454,22 @@ def test_trial_of_a_worker_that_lives_is_waited_for_and_taken_over_when_it_dies(
     problem(trials=2, say=say)
     assert said == ["two_moons.maf: waiting for 1 trials of other workers"]
     assert [t[:2] for t in problem.trials()] == [(0, "COMPLETE"), (1, "COMPLETE")]
+
+
+def test_trial_of_a_journal_that_came_without_its_leases_is_taken_over_when_it_stands_still(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"journal:{problem.folder}/study.log"
+    with monkeypatch.context() as patch:
+        patch_to_kill(patch, Stepper, "step", 15)
+        with pytest.raises(Killed):
+            problem(trials=2, storage=url)
+    shutil.rmtree(problem.folder / "study.log.leases")
+    monkeypatch.setattr(worker, "STILL", 0.1)
+    began = time.monotonic()
+    tuned = problem(trials=2, storage=url, heartbeat=10)
+    assert time.monotonic() - began > 1
+    assert tuned.counts == {"complete": 2, "pruned": 0, "failed": 0, "lost": 0}
 
 
 def test_storage_that_is_gone_is_not_the_fault_of_the_model(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:

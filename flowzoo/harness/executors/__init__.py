@@ -35,7 +35,7 @@ def choose(
 
     Args:
         name: ``here``, ``local`` or ``dask``; by default what the other options ask for.
-        workers: processes of ``local``.
+        workers: processes of ``local``; of a Dask scheduler, how many of its workers may join one study.
         threads: cores of each of these, as ``bench.threads`` says.
         scheduler: address of a Dask scheduler.
         cluster: config file of a cluster; see ``flowzoo.harness.executors.cluster``.
@@ -52,8 +52,9 @@ def choose(
         raise ConfigError(f"workers must be at least 1; got {workers}")
     if (scheduler or cluster) and name != "dask":
         raise ConfigError(f"a scheduler or a cluster is for the executor dask; got executor '{name}'")
-    if workers > 1 and name != "local":
-        raise ConfigError(f"{workers} workers are for the executor local; got executor '{name}'")
+    if workers > 1 and (name == "here" or cluster):
+        other = "the cluster's config says how many workers it has" if cluster else f"got executor '{name}'"
+        raise ConfigError(f"{workers} workers are for the executor local or a --scheduler; {other}")
     if name == "here":
         return None
     if name == "local":
@@ -66,7 +67,7 @@ def choose(
         raise ConfigError(f"scheduler must be an address such as tcp://host:8786; got '{scheduler}'")
     from flowzoo.harness.executors import cluster as clusters
 
-    config = clusters.ClusterConfig() if cluster is None else clusters.read(Path(cluster))
+    config = clusters.ClusterConfig(workers=workers) if cluster is None else clusters.read(Path(cluster))
     try:
         from flowzoo.harness.executors.on_dask import on_dask
     except ModuleNotFoundError as error:
@@ -77,6 +78,9 @@ def choose(
 
 
 def size(executor: Executor | None) -> int:
-    """How many workers an executor of ``choose`` has, as far as it knows: of a scheduler that is there already, one."""
+    """How many workers of an executor of ``choose`` may join one study."""
     options: dict[str, Any] = getattr(executor, "keywords", {})
-    return options.get("workers") or getattr(options.get("config"), "workers", None) or 1
+    config = options.get("config")
+    if config is None:
+        return options.get("workers", 1)
+    return config.workers if config.adapt is None else config.adapt.maximum
