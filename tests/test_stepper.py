@@ -12,9 +12,9 @@ from flowzoo.bijectors import Standardize
 from flowzoo.cli import complaint
 from flowzoo.data import Data, Levels, Splits, configure
 from flowzoo.flow import ConditionalFlow
+from flowzoo.host_sync import NoHostSync
 from flowzoo.seeding import generator
 from flowzoo.stepper import CompileError, Stepper
-from flowzoo.testing import NoHostSync
 from flowzoo.train_config import FitConfig
 
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from flowzoo import testing
 from flowzoo.flow import ConditionalFlow, DiagonalNormal
+from flowzoo.host_sync import NoHostSync
 from flowzoo.nets import mlp
 from flowzoo.registry import MODELS
-from flowzoo.testing import CHECKS, NoHostSync, case_of, check_flow
+from flowzoo.testing import CHECKS, case_of, check_flow
 
 
 class Honest(ConditionalFlow):

@@ -177,9 +177,10 @@ def test_every_default_is_written_into_the_record(plan: Plan) -> None:
     assert config["train"].keys() == FitConfig.__dataclass_fields__.keys()
 
 
-def test_baseline_that_nobody_named_is_left_out_where_its_covariance_cannot_be_had():
+def test_baseline_that_nobody_named_is_left_out_where_its_covariance_cannot_be_had(monkeypatch):
+    monkeypatch.setattr("flowzoo.harness.plan.BASELINE_DIMS", 8)
     config = BenchConfig()
-    wide = open_source("data", {}, config, Data(x=torch.randn(10, 1, 96, 96)))
+    wide = open_source("data", {}, config, Data(x=torch.randn(10, 1, 3, 3)))
     few = open_source("few", {}, config, Data(x=torch.randn(10, 2), context=torch.randn(10, 8)))
     cells = make_plan([wide, few], {"maf": {"num_steps": 1, "hidden_features": 2}}, FitConfig(), config)
     assert [cell.name for cell in cells] == ["maf", "maf"]

@@ -417,7 +417,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], BenchResult]
     data = configure("fields", options).load()
 
     def run() -> BenchResult:
-        small = {"ensemble_contexts": 3, "ensemble_draws": 8, "draws": 10}
+        small = {"ensemble_contexts": 3, "ensemble_draws": 8, "draws": 10, "posteriors": 0, "reference_draws": 0}
         out = tmp_path_factory.mktemp("bench")
         return flowzoo.bench(["gaussian"], data, train={"steps": 5}, out=out / "run", show=False, **small)
 
