@@ -64,8 +64,6 @@ class Stepper:
             )
         self.own = distributed.share_of(self.batch_size)
         self.score = _forward(flow, config.compile)
-        # the same tensors, without their gradients: for in-place arithmetic
-        self.weights = [p.detach() for p in self.parameters]
         self.averages = [w.clone() for w in self.weights]
         self.rate = config.lr
         self.count = 0
@@ -82,20 +80,27 @@ class Stepper:
 
     def step(self) -> None:
         """Take one step."""
-        rows = self._next_index()
-        if self.shared is None:
-            x, context = self.split.batch(rows, self.noise)
-            given: tuple[Tensor, ...] = (self._blurred(context)[self.own],)
-        else:
-            x = self.split.events(rows, self.noise)
-            given = self._blurred(self.shared.contexts), self.shared.index[rows][self.own]
+        batch = self.take()
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            seen = self._differentiate(x[self.own], *given)
+            seen = self._differentiate(*batch)
         except Exception as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise CompileError(_no_compile(error)) from error
             raise
+        self.update(seen)
+
+    def take(self) -> tuple[Tensor, ...]:
+        """The arguments of the flow for the next step: events and contexts, and the index of these if it has one."""
+        rows = self._next_index()
+        if self.shared is None:
+            x, context = self.split.batch(rows, self.noise)
+            return x[self.own], self._blurred(context)[self.own]
+        x = self.split.events(rows, self.noise)
+        return x[self.own], self._blurred(self.shared.contexts), self.shared.index[rows][self.own]
+
+    def update(self, seen: Tensor) -> None:
+        """Change the weights by the gradients that they have; ``seen`` is the loss."""
         if self.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
@@ -117,10 +122,13 @@ class Stepper:
         finally:
             torch._foreach_copy_(self.weights, own)
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """The parameters without their gradients, for in-place arithmetic; a flow may have given one another tensor."""
+        return [p.detach() for p in self.parameters]
+
     def restart_average(self) -> None:
         """Begin the average at the present weights, after a data-dependent initialisation."""
-        # Which may have given a parameter another tensor (normflows' actnorm does).
-        self.weights = [p.detach() for p in self.parameters]
         torch._foreach_copy_(self.averages, self.weights)
 
     def set_rate(self, rate: float) -> None:

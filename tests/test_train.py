@@ -21,8 +21,8 @@ from flowzoo.data import Data, Levels, Splits, configure
 from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
-from flowzoo.train import _subset, mean_nll
 from flowzoo.train_config import rate_at
+from flowzoo.trainer import _subset, mean_nll
 
 
 def integers(count=60, seed=0):

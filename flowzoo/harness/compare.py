@@ -24,6 +24,7 @@ from flowzoo.harness.plan import BenchConfig, Cell, default_out, make_plan, open
 from flowzoo.harness.run import fail_cell, take_twin
 from flowzoo.harness.settings import Settings
 from flowzoo.harness.studies import Study, tuned_cells
+from flowzoo.harness.together import train_together
 from flowzoo.harness.tuning import check_studies, run_studies
 from flowzoo.record import Record
 from flowzoo.report import Cell as Finished
@@ -199,14 +200,17 @@ def execute(
         def run(wanted: Sequence[Cell], finished: Mapping[str, Record]) -> None:
             for known in finished.values():
                 keep(known, True)
-            left = []
+            left: list[Cell] = []
             for cell in (cell for cell in wanted if cell.stem not in finished):
                 twin = records.get(replace(cell, tuned=False).stem)
                 if cell.tuned and twin is not None and twin.status == "ok" and twin.hash == cell.hash:
                     keep(take_twin(cell, twin, folder), False)
                 else:
-                    left.append(cell_job(cell, folder, text))
-            (executor or partial(here, show=show))(left, lambda job, result: keep(Record(**result), False))
+                    left.append(cell)
+            if executor is None:
+                train_together(left, folder, show=show)
+            jobs = [cell_job(cell, folder, text) for cell in left]
+            (executor or partial(here, show=show))(jobs, lambda job, result: keep(Record(**result), False))
 
         check_studies(studies, folder, force=force)
         finished = finished_cells(cells, folder, force=force)  # refused before anything is written

@@ -21,14 +21,13 @@ from flowzoo import config as configs
 from flowzoo import lease, preempt, record
 from flowzoo.config import ConfigError
 from flowzoo.harness.plan import BenchConfig, Cell, make_plan, open_sources
-from flowzoo.harness.run import cpu_threads, fail_cell, run_cell
+from flowzoo.harness.run import LEASES, cpu_threads, fail_cell, run_cell
 from flowzoo.harness.settings import Settings, dump, read
 from flowzoo.harness.studies import Study, studies_of
 from flowzoo.lease import LeaseLost
 from flowzoo.train import FitConfig
 from flowzoo.tune import TuneConfig
 
-LEASES = "leases"  # the folder in a run directory
 POLL = 0.5  # seconds between two looks at what another process is doing
 
 

@@ -28,6 +28,8 @@ from flowzoo.metrics import NotComputed
 from flowzoo.record import Record
 from flowzoo.storage import DISK, write_atomic
 
+LEASES = "leases"  # of cells that somebody is at: the folder in a run directory
+
 
 def run_cell(cell: Cell, folder: Path, *, show: bool | None = None, lease: Lease | None = None) -> Record:
     """Train and evaluate one cell, and write its record.
@@ -91,7 +93,9 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None, lease: Lease
                 metrics["peak_memory_mb"] = peak
             else:
                 found.missing["peak_memory_mb"] = "the system does not tell the peak of a part of a process"
-            notes = [*splits.data.notes, *found.notes, f"training: {result.reason}"]
+            others = f"; at once with {result.together - 1} other seeds, whose share of the time is not counted"
+            trained = f"training: {result.reason}{others if result.together > 1 else ''}"
+            notes = [*splits.data.notes, *found.notes, trained]
             if "examples.group" in found.scores and splits.data.group_names:
                 common["labels"]["groups"] = [splits.data.group_names[g] for g in found.scores["examples.group"]]
             done = Record(**common, status="ok", metrics=metrics, missing=found.missing, notes=notes)

@@ -21,6 +21,7 @@ from flowzoo.config import ConfigError
 from flowzoo.harness import execute, jobs
 from flowzoo.harness.executors import choose, cluster
 from flowzoo.harness.jobs import JobError, plan_of
+from flowzoo.harness.run import LEASES
 from flowzoo.harness.settings import Settings
 from flowzoo.registry import MissingDependency
 
@@ -105,7 +106,7 @@ class Log(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(0.005):
-            owner = lease.holder(Path("run") / jobs.LEASES / self.cell)
+            owner = lease.holder(Path("run") / LEASES / self.cell)
             if owner is not None and owner.pid not in self.owners:
                 self.owners.append(owner.pid)
             with contextlib.suppress(CheckpointError, OSError):  # not there, or just replaced
@@ -147,7 +148,7 @@ def test_cells_of_workers_that_die_go_on_elsewhere_and_are_written_once(dask) ->
         assert got == want
     assert {process.pid for process in workers if process.poll() is not None} == set(ended)
     assert any(step % 100 for step in logs[1].steps), "SIGTERM asked for a checkpoint"
-    assert not (Path("run") / jobs.LEASES).exists()
+    assert not (Path("run") / LEASES).exists()
 
 
 @pytest.mark.slow

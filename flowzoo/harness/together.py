@@ -1,0 +1,72 @@
+"""Seeds of one config are trained at once where that is faster; each cell is then evaluated on its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from flowzoo import lease, train
+from flowzoo.harness.plan import Cell
+from flowzoo.harness.run import LEASES, cpu_threads, label_of, state_path
+from flowzoo.record import one_line
+from flowzoo.storage import DISK
+from flowzoo.train import NotTogether
+
+SMALL = 200_000  # weights; a larger flow keeps its device busy alone
+
+
+def train_together(cells: Sequence[Cell], folder: Path, *, show: bool | None = None) -> None:
+    """Train the seeds of each config among cells at once, and leave what ``run_cell`` finds as a finished training.
+
+    Args:
+        cells: that are to be run; those without another seed beside them are left alone.
+        folder: the run directory.
+        show: force the progress bars on or off.
+
+    Raises:
+        OSError: if the disk is full or cannot be written.
+        Preempted: if the process shall end; then there are checkpoints.
+    """
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        same = [cell.source.name, cell.source.fold, cell.label, cell.config, cell.bench.threads]
+        groups.setdefault(repr(same), []).append(cell)
+    for group in groups.values():
+        if len(group) > 1 and group[0].bench.together is not False:
+            _train(group, folder, show)
+
+
+def _train(cells: Sequence[Cell], folder: Path, show: bool | None) -> None:
+    first, flows = cells[0], [cell.build() for cell in cells]
+    weights = sum(p.numel() for p in flows[0].parameters() if p.requires_grad)
+    if not weights or (first.bench.together is None and weights > SMALL):
+        return
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    label = f"{label_of(first)} and {len(cells) - 1} more at once"
+    with ExitStack() as held:
+        for cell in cells:
+            own = lease.take(folder / LEASES / cell.stem)
+            if own is None:  # another process is at it
+                return
+            held.enter_context(own)
+        try:
+            with cpu_threads(first.bench.threads):
+                train.fit_together(
+                    flows,
+                    first.source.splits,
+                    first.fit,
+                    seeds=[cell.seed for cell in cells],
+                    checkpoints=[state_path(cell, folder) for cell in cells],
+                    label=label,
+                    show=show,
+                )
+        except NotTogether as reason:
+            print(f"{first.source.name} {first.label}: its seeds are trained one by one ({reason})", file=sys.stderr)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise
+            # Whatever it is, each cell meets it again alone, and has a record of it.
+            text = f"{first.source.name} {first.label}: its seeds go on one by one ({one_line(error)})"
+            print(text, file=sys.stderr)
