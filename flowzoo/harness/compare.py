@@ -24,7 +24,7 @@ from flowzoo.harness.plan import BenchConfig, Cell, default_out, make_plan, open
 from flowzoo.harness.run import fail_cell, take_twin
 from flowzoo.harness.settings import Settings
 from flowzoo.harness.studies import Study, tuned_cells
-from flowzoo.harness.together import train_together
+from flowzoo.harness.together import by_seed, train_together
 from flowzoo.harness.tuning import check_studies, run_studies
 from flowzoo.record import Record
 from flowzoo.report import Cell as Finished
@@ -207,10 +207,11 @@ def execute(
                     keep(take_twin(cell, twin, folder), False)
                 else:
                     left.append(cell)
-            if executor is None:
-                train_together(left, folder, show=show)
-            jobs = [cell_job(cell, folder, text) for cell in left]
-            (executor or partial(here, show=show))(jobs, lambda job, result: keep(Record(**result), False))
+            for part in [left] if executor else by_seed(left):
+                if executor is None:
+                    train_together(part, folder, show=show)
+                jobs = [cell_job(cell, folder, text) for cell in part]
+                (executor or partial(here, show=show))(jobs, lambda job, result: keep(Record(**result), False))
 
         check_studies(studies, folder, force=force)
         finished = finished_cells(cells, folder, force=force)  # refused before anything is written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 
 from flowzoo import lease, train
@@ -17,29 +18,29 @@ from flowzoo.train import NotTogether
 SMALL = 200_000  # weights; a larger flow keeps its device busy alone
 
 
+def by_seed(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells that follow one another and differ in their seed alone, as one part."""
+    return [list(part) for _, part in groupby(cells, lambda c: (c.source.name, c.source.fold, c.label, c.model, c.fit))]
+
+
 def train_together(cells: Sequence[Cell], folder: Path, *, show: bool | None = None) -> None:
-    """Train the seeds of each config among cells at once, and leave what ``run_cell`` finds as a finished training.
+    """Train cells that differ in their seed alone at once, and leave what ``run_cell`` finds as a finished training.
+
+    Nothing happens where there is one, where nobody wants it (``bench.together``), or where it cannot be.
 
     Args:
-        cells: that are to be run; those without another seed beside them are left alone.
+        cells: that are to be run.
         folder: the run directory.
-        show: force the progress bars on or off.
+        show: force the progress bar on or off.
 
     Raises:
         OSError: if the disk is full or cannot be written.
         Preempted: if the process shall end; then there are checkpoints.
     """
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        same = [cell.source.name, cell.source.fold, cell.label, cell.config, cell.bench.threads]
-        groups.setdefault(repr(same), []).append(cell)
-    for group in groups.values():
-        if len(group) > 1 and group[0].bench.together is not False:
-            _train(group, folder, show)
-
-
-def _train(cells: Sequence[Cell], folder: Path, show: bool | None) -> None:
-    first, flows = cells[0], [cell.build() for cell in cells]
+    first = cells[0]
+    if len(cells) == 1 or first.bench.together is False:
+        return
+    flows = [cell.build() for cell in cells]
     weights = sum(p.numel() for p in flows[0].parameters() if p.requires_grad)
     if not weights or (first.bench.together is None and weights > SMALL):
         return
