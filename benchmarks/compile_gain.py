@@ -1,4 +1,4 @@
-"""What ``train.compile=true`` costs and gains: training steps per second of a few flows, with and without.
+"""What ``train.engine=compile`` costs and gains: training steps per second of a few flows, with and without.
 
     OMP_NUM_THREADS=1 python benchmarks/compile_gain.py
     OMP_NUM_THREADS=1 python benchmarks/compile_gain.py --only maf --seconds 5
@@ -57,7 +57,7 @@ def make(label: str, compiled: bool) -> Stepper:
     source = generator(0, "init")
     flow = build(name, shape, (CONTEXT,), x_map=x_map, context_map=context_map, generator=source, **options)
     flow.to(DEVICE).initialize(*splits.train.batch(torch.arange(batch), generator(0, "initialize", device=DEVICE)))
-    return Stepper(flow, splits.train, FitConfig(batch_size=batch, compile=compiled), 0)
+    return Stepper(flow, splits.train, FitConfig(batch_size=batch, engine="compile" if compiled else "eager"), 0)
 
 
 def seconds(stepper: Stepper, steps: int, clock: Callable[[], float]) -> float:
@@ -75,7 +75,7 @@ def kept(stepper: Stepper) -> float:
     index = torch.arange(stepper.batch_size, device=DEVICE)
     x, context = stepper.split.batch(index, generator(0, "kept", device=DEVICE))
     held: dict[int, int] = {}
-    seen, left = set(), [stepper.score(x, context).mean().grad_fn]
+    seen, left = set(), [stepper.flow(x, context).mean().grad_fn]
     while left:
         node = left.pop()
         if node is None or node in seen:

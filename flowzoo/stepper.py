@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from flowzoo import distributed
 from flowzoo.data import Split
 from flowzoo.distributed import DistributedError
+from flowzoo.engine import choose
 from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
 from flowzoo.train_config import FitConfig
-
-
-class CompileError(RuntimeError):
-    """The forward pass of a step cannot be compiled."""
 
 
 class Stepper:
@@ -42,7 +37,7 @@ class Stepper:
 
     Raises:
         DistributedError: if a batch cannot be cut into equal parts for the processes.
-        CompileError: if torch cannot compile here.
+        EngineError: if the config asks for an engine that this flow or this machine cannot have.
     """
 
     def __init__(self, flow: ConditionalFlow, split: Split, config: FitConfig, seed: int) -> None:
@@ -63,7 +58,7 @@ class Stepper:
                 f"{len(split)} training events; it is {config.batch_size}"
             )
         self.own = distributed.share_of(self.batch_size)
-        self.score = _forward(flow, config.compile)
+        self.engine = choose(config.engine, flow, self.device)
         self.averages = [w.clone() for w in self.weights]
         self.rate = config.lr
         self.count = 0
@@ -82,13 +77,7 @@ class Stepper:
         """Take one step."""
         batch = self.take()
         self.optimizer.zero_grad(set_to_none=True)
-        try:
-            seen = self._differentiate(*batch)
-        except Exception as error:
-            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise CompileError(_no_compile(error)) from error
-            raise
-        self.update(seen)
+        self.update(self.engine(*batch))
 
     def take(self) -> tuple[Tensor, ...]:
         """The arguments of the flow for the next step: events and contexts, and the index of these if it has one."""
@@ -191,13 +180,6 @@ class Stepper:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
-    def _differentiate(self, x: Tensor, *given: Tensor) -> Tensor:
-        """The mean NLL of this process's part of the batch; leaves the gradients of the whole in the parameters."""
-        loss = -self.score(x, *given).mean()
-        penalty = self.flow.regularization()
-        (loss if penalty is None else loss + penalty).backward()
-        return loss.detach()
-
     def _blurred(self, context: Tensor) -> Tensor:
         """Contexts with noise, and some without what they say: 0 in network units, the mean where they are scaled."""
         if not (self.context_noise or self.context_dropout) or not prod(self.flow.context_shape):
@@ -252,27 +234,3 @@ def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim
         decay = {"weight_decay": config.weight_decay, "decoupled_weight_decay": True}
         return torch.optim.RAdam(parameters, lr=config.lr, foreach=True, **decay)  # type: ignore[arg-type]
     return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-
-
-def _forward(flow: ConditionalFlow, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """What a step calls to score a batch; its weights are the flow's own, by their own names."""
-    score: nn.Module = flow
-    if distributed.world().size > 1:
-        # Averages the gradients during the backward pass. A flow changes no buffer in training, so none is sent; its
-        # graph is the same in every step, which lets parameters be there that the loss does not depend on.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the option has another name from torch 2.13 on
-            score = DistributedDataParallel(flow, broadcast_buffers=False, static_graph=True)
-    if not compiled:
-        return score
-    # All flows share one `forward`, and torch compiles one function for so many modules only: it forgets the others.
-    torch.compiler.reset()
-    try:
-        return torch.compile(score)
-    except RuntimeError as error:  # a Python or a system for which there is no compiler at all
-        raise CompileError(_no_compile(error)) from error
-
-
-def _no_compile(error: Exception) -> str:
-    """The reason in one line; torch's own goes on with advice for its developers."""
-    return f"train.compile: torch cannot compile this flow here ({str(error).strip().splitlines()[0]}); leave it out"

@@ -59,7 +59,7 @@ def fit(
     Raises:
         CheckpointError: if the checkpoint was written by a run with other options.
         DistributedError: if several processes cannot share a batch out, or do not have the same data and checkpoint.
-        CompileError: if the flow shall be compiled and torch cannot.
+        EngineError: if the config asks for an engine that this flow or this machine cannot have.
     """
     config = config or FitConfig()
     path = None if checkpoint is None else Path(checkpoint)
@@ -119,8 +119,8 @@ def fit_together(
         CheckpointError: as ``fit``.
     """
     config = config or FitConfig()
-    if len(config.noise_levels) > 1 or config.compile or distributed.world().size > 1:
-        raise NotTogether("several levels of context_noise, compiled flows and several processes are trained alone")
+    if len(config.noise_levels) > 1 or config.engine in ("compile", "graph") or distributed.world().size > 1:
+        raise NotTogether("several levels of context_noise, other engines and several processes are for one flow")
     paths: Sequence[Path | None] = checkpoints or [None] * len(flows)
     trainers = [Trainer(f, splits, config, seed, path) for f, seed, path in zip(flows, seeds, paths, strict=True)]
     if not all(any(p.requires_grad for p in flow.parameters()) for flow in flows):

@@ -37,9 +37,11 @@ class FitConfig:
         patience: validations without improvement before stopping; 0 never stops early.
         validation_events: at most this many validation events, a fixed random choice, are scored each time.
         checkpoint_every: steps between checkpoints, when a path is given.
-        compile: have torch compile the forward pass of a step: half a minute and more before the first one, a
-            C++ compiler (on a GPU, Triton), and results that differ in rounding. Worth it from some thousands of
-            steps on (``benchmarks/results/compile_gain.md``).
+        engine: ``"eager"``, one operation after another; ``"compile"``, the forward pass of a step compiled by torch:
+            half a minute and more before the first one, a C++ compiler (on a GPU, Triton), and results that differ in
+            rounding, worth it from some thousands of steps on (``benchmarks/results/compile_gain.md``); ``"graph"``,
+            on a GPU, forward and backward pass as one CUDA graph; ``"auto"``, a graph where there can be one, else
+            eager with the reason.
     """
 
     steps: int = 2000
@@ -60,7 +62,7 @@ class FitConfig:
     patience: int = 10
     validation_events: int = 5_000
     checkpoint_every: int = 500
-    compile: bool = False
+    engine: Literal["auto", "eager", "compile", "graph"] = "eager"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "evaluate_every", "checkpoint_every", "validation_events"):

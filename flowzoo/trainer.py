@@ -36,6 +36,7 @@ class FitResult:
         validation_nll: their validation NLL, nats per event.
         history: per validation: step, train_nll (mean since the last), validation_nll, lr.
         together: how many flows were trained at once, this one among them.
+        engine: by which steps came by their gradients, in a few words; see ``flowzoo.engine``.
     """
 
     status: str
@@ -46,6 +47,7 @@ class FitResult:
     validation_nll: float
     history: list[dict[str, float]]
     together: int = 1
+    engine: str = "eager"
 
 
 @dataclass
@@ -188,6 +190,7 @@ class Trainer:
         return FitResult(
             *(status, reason, state.step, state.seconds, state.best_step, state.best, state.history),
             together=state.together,
+            engine=self.stepper.engine.words,
         )
 
     def _enough(self) -> str:

@@ -9,12 +9,11 @@ from torch import nn
 
 from flowzoo import build
 from flowzoo.bijectors import Standardize
-from flowzoo.cli import complaint
 from flowzoo.data import Data, Levels, Splits, configure
 from flowzoo.flow import ConditionalFlow
 from flowzoo.host_sync import NoHostSync
 from flowzoo.seeding import generator
-from flowzoo.stepper import CompileError, Stepper
+from flowzoo.stepper import Stepper
 from flowzoo.train_config import FitConfig
 
 
@@ -182,84 +181,6 @@ def test_state_taken_up_by_a_fresh_stepper_goes_on_bit_for_bit(steps):
         assert torch.equal(found, expected), name
     for found, expected in zip(second.weights, undisturbed.weights, strict=True):
         assert torch.equal(found, expected)
-
-
-# -- compiled -------------------------------------------------------------------------------------------------------
-
-
-class Silent(Point):
-    """What it sees is not kept: a side effect that a compiler would have to preserve."""
-
-    def _to_latent(self, u, c):
-        return u - self.mu, u.new_zeros(len(u))
-
-
-@pytest.fixture
-def only_traced(monkeypatch):
-    """torch.compile without its code generation, which takes half a minute; counts what it is called for."""
-    real, called = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda module: called.append(module) or real(module, backend="eager"))
-    return called
-
-
-@pytest.mark.parametrize("name", ["maf", "cglow"])
-def test_compiled_steps_are_those_of_the_flow_itself(name, only_traced):
-    shape = (2,) if name == "maf" else (1, 4, 4)
-    x = torch.randint(5, (50, *shape), generator=generator(0, "x"))
-    split = Splits.make(Data(x, levels=Levels(0, 1, 5))).train
-    flows = []
-    for compiled in (False, True):
-        flow = build(name, shape, (0,), num_steps=1, hidden_features=4, generator=generator(0, "init"))
-        made = stepper(flow, split, compile=compiled)
-        for _ in range(5):
-            made.step()
-        flows.append(flow)
-    assert only_traced == [flows[1]]
-    plain, compiled = (flow.state_dict() for flow in flows)
-    assert compiled.keys() == plain.keys()
-    for name, value in plain.items():
-        torch.testing.assert_close(compiled[name], value)
-
-
-def test_every_one_of_many_flows_is_compiled(only_traced):
-    for _ in range(12):  # more than torch compiles one function for
-        made = stepper(Silent(), compile=True)
-        torch._dynamo.utils.counters.clear()
-        made.step()
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch about itself
-def test_without_a_compiler_the_reason_is_one_line():
-    from torch._inductor import config
-
-    made = stepper(Silent(), compile=True)
-    with (
-        config.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}),
-        pytest.raises(CompileError, match=r"^train\.compile: .*No working C\+\+ compiler.*; leave it out$") as caught,
-    ):
-        made.step()
-    assert "\n" not in str(caught.value)
-    assert complaint(caught.value) == str(caught.value)
-
-
-def test_python_that_torch_cannot_compile_for_is_one_line(monkeypatch):
-    def refuse(module):
-        raise RuntimeError("torch.compile is not supported on Python 3.99+\nand more")
-
-    monkeypatch.setattr(torch, "compile", refuse)
-    with pytest.raises(CompileError, match=r"^train\.compile: .*\(torch.compile is not supported on Python 3.99\+\);"):
-        stepper(compile=True)
-
-
-def test_fault_of_a_compiled_flow_is_its_own(only_traced):
-    class Faulty(Silent):
-        def _to_latent(self, u, c):
-            raise KeyError("a fault of the model")
-
-    with pytest.raises(KeyError, match="a fault of the model"):
-        stepper(Faulty(), compile=True).step()
 
 
 # -- nothing waits for the host -------------------------------------------------------------------------------------

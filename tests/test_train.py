@@ -242,7 +242,7 @@ def test_state_of_training_is_not_taken_for_a_flow(data, tmp_path):
 def test_compiled_training_is_saved_by_the_names_of_the_flow_and_resumes(data, tmp_path, monkeypatch):
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: real(module, backend="eager"))
-    config = FitConfig(steps=12, batch_size=16, evaluate_every=5, checkpoint_every=5, compile=True)
+    config = FitConfig(steps=12, batch_size=16, evaluate_every=5, checkpoint_every=5, engine="compile")
     undisturbed = fresh(data)
     expected = outcome(undisturbed, fit(undisturbed, data, config))
     path = tmp_path / "state.safetensors"

@@ -93,9 +93,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None, lease: Lease
                 metrics["peak_memory_mb"] = peak
             else:
                 found.missing["peak_memory_mb"] = "the system does not tell the peak of a part of a process"
-            others = f"; at once with {result.together - 1} other seeds, whose share of the time is not counted"
-            trained = f"training: {result.reason}{others if result.together > 1 else ''}"
-            notes = [*splits.data.notes, *found.notes, trained]
+            notes = [*splits.data.notes, *found.notes, f"training: {_in_words(result)}"]
             if "examples.group" in found.scores and splits.data.group_names:
                 common["labels"]["groups"] = [splits.data.group_names[g] for g in found.scores["examples.group"]]
             done = Record(**common, status="ok", metrics=metrics, missing=found.missing, notes=notes)
@@ -127,6 +125,13 @@ def take_twin(cell: Cell, twin: Record, folder: Path) -> Record:
     done = replace(twin, model=cell.label, notes=[*twin.notes, note])
     record.save(done, folder / "cells", record.load_scores(path))
     return done
+
+
+def _in_words(result: train.FitResult) -> str:
+    """How a training went: why it stopped, with whom it shared its time, and by which engine if not the plain one."""
+    others = f"; at once with {result.together - 1} other seeds, whose share of the time is not counted"
+    engine = "" if result.engine == "eager" else f"; engine {result.engine}"
+    return f"{result.reason}{others if result.together > 1 else ''}{engine}"
 
 
 def _about(cell: Cell) -> dict[str, Any]:

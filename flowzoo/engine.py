@@ -1,0 +1,186 @@
+"""How a step comes by its gradients: as the flow is written, compiled, or replayed from a CUDA graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from flowzoo import distributed
+from flowzoo.flow import ConditionalFlow
+
+Name = Literal["auto", "eager", "compile", "graph"]
+WARM_UP = 3  # passes before a capture, in which libraries choose their kernels and make their workspaces
+
+
+class EngineError(RuntimeError):
+    """A flow or a machine cannot have the engine that it was asked to have."""
+
+
+class Engine(Protocol):
+    """Called with the arguments of a flow, it leaves gradients in the parameters and returns the mean NLL.
+
+    The gradients are those of the mean NLL and the flow's own penalty, averaged over the processes. ``words`` says what
+    it is, and why it is not what was asked for.
+    """
+
+    words: str
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        """``(N, *event)``, the contexts, and their index if there is one, to the mean NLL, a number."""
+        ...
+
+
+def choose(name: Name, flow: ConditionalFlow, device: torch.device) -> Engine:
+    """An engine by its name; ``auto`` is ``graph`` on a GPU where that is possible, else ``eager``.
+
+    Raises:
+        EngineError: in one line, if it cannot be had here.
+    """
+    if name == "eager":
+        return Eager(flow)
+    if name == "compile":
+        return Compiled(flow)
+    obstacle = _no_graph(flow, device)
+    if not obstacle:
+        return Graph(flow, fall_back=name == "auto")
+    if name == "graph":
+        raise EngineError(f"train.engine: graph cannot be had here ({obstacle}); take eager")
+    return Eager(flow, f"eager ({obstacle})")
+
+
+class Eager:
+    """One operation after another."""
+
+    def __init__(self, flow: ConditionalFlow, words: str = "eager") -> None:
+        self.flow, self.words, self.score = flow, words, _shared(flow)
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        """See ``Engine``."""
+        loss = -self.score(*batch).mean()
+        penalty = self.flow.regularization()
+        (loss if penalty is None else loss + penalty).backward()
+        return loss.detach()
+
+
+class Compiled(Eager):
+    """The forward pass compiled by torch, at the first call.
+
+    Raises:
+        EngineError: if torch cannot compile here, at once or then.
+    """
+
+    def __init__(self, flow: ConditionalFlow) -> None:
+        super().__init__(flow, "compile")
+        # All flows share one `forward`, and torch compiles one function for so many modules only: forget the others.
+        torch.compiler.reset()
+        try:
+            self.score = torch.compile(self.score)
+        except RuntimeError as error:  # a Python or a system for which there is no compiler at all
+            raise EngineError(_no_compile(error)) from error
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        """See ``Engine``."""
+        try:
+            return super().__call__(*batch)
+        except Exception as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise EngineError(_no_compile(error)) from error
+            raise
+
+
+class Graph:
+    """Forward and backward pass captured once as a CUDA graph for each shape of the batch, and replayed: one launch.
+
+    Args:
+        flow: on a GPU. Its parameters stay the tensors that they are.
+        fall_back: go on eagerly if the capture fails, and say why in ``words``, rather than raise.
+
+    Raises:
+        EngineError: if the capture fails.
+    """
+
+    def __init__(self, flow: ConditionalFlow, fall_back: bool) -> None:
+        self.eager, self.fall_back, self.words = Eager(flow), fall_back, "graph"
+        self.parameters = [p for p in flow.parameters() if p.requires_grad]
+        self.captured: dict[tuple[torch.Size, ...], _Captured] = {}
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        """See ``Engine``."""
+        if self.words != "graph":
+            return self.eager(*batch)
+        shapes = tuple(part.shape for part in batch)
+        if shapes not in self.captured:
+            try:
+                self.captured[shapes] = _Captured(self.eager, self.parameters, batch)
+            except RuntimeError as error:
+                reason = f"the capture failed: {str(error).strip().splitlines()[0]}"
+                if not self.fall_back:
+                    raise EngineError(f"train.engine: graph cannot be had here ({reason}); take eager") from error
+                self.words = f"eager ({reason})"
+                for parameter in self.parameters:
+                    parameter.grad = None
+                return self.eager(*batch)
+        return self.captured[shapes](batch)
+
+
+class _Captured:
+    """A graph, the tensors that it reads, and those that it writes."""
+
+    def __init__(self, engine: Eager, parameters: list[nn.Parameter], batch: tuple[Tensor, ...]) -> None:
+        self.parameters, self.inputs = parameters, [part.clone() for part in batch]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                self._forget()
+                engine(*self.inputs)
+        torch.cuda.current_stream().wait_stream(aside)
+        self._forget()  # so that the capture writes gradients, and adds to none
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.seen = engine(*self.inputs)
+        self.gradients = [parameter.grad for parameter in parameters]
+
+    def __call__(self, batch: tuple[Tensor, ...]) -> Tensor:
+        for own, part in zip(self.inputs, batch, strict=True):
+            own.copy_(part)
+        self.graph.replay()
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        return self.seen.clone()
+
+    def _forget(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def _no_graph(flow: ConditionalFlow, device: torch.device) -> str:
+    """Why the steps of a flow cannot be one graph, or nothing."""
+    if device.type != "cuda":
+        return "a CUDA graph needs a GPU"
+    if distributed.world().size > 1:
+        return "several processes exchange their gradients between the operations"
+    if type(flow).prepare is not ConditionalFlow.prepare:
+        return "the flow measures between its steps what the next ones do"
+    return ""
+
+
+def _shared(flow: ConditionalFlow) -> Callable[..., Tensor]:
+    """The flow; of several processes one whose backward pass averages the gradients. Weights keep their own names."""
+    if distributed.world().size == 1:
+        return flow
+    # A flow changes no buffer in training, so none is sent; its graph is the same in every step, which lets
+    # parameters be there that the loss does not depend on.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the option has another name from torch 2.13 on
+        return DistributedDataParallel(flow, broadcast_buffers=False, static_graph=True)
+
+
+def _no_compile(error: Exception) -> str:
+    """The reason in one line; torch's own goes on with advice for its developers."""
+    return f"train.engine: torch cannot compile this flow here ({str(error).strip().splitlines()[0]}); take eager"
