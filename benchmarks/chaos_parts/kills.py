@@ -3,7 +3,8 @@
 Runs a bench of two small models with a study for each, kills it (SIGKILL), and runs the same command again. Some kills
 come at a random time, no later than half of what the undisturbed run took; the others at a random event of a kind: a
 step of a trial or of a training, a file that is half written, or whole and not in its place, or just in its place, a
-write to the study before or in its commit. Where a bench finishes before its kill, it begins anew in an empty folder.
+write to the study before or in its commit. So is a bench of two seeds, which are trained at once. Where a bench
+finishes before its kill, it begins anew in an empty folder.
 
 Every folder must end with the table of an undisturbed run, equal in every digit of every column but those of time and
 memory, with the same per-event scores, weights, trials and configs, and without a trace of what was half written. A
@@ -27,6 +28,7 @@ from chaos_parts.moments import Moment, watch
 
 AT_RANDOM = "at a random time"
 EACH, RANDOM = 5, 10  # kills at each place, and at random times: 50 together
+TOGETHER = (moments.TRAINING, moments.CHECKPOINT, moments.RECORD)
 FEW = (moments.TRIAL, moments.STUDY, moments.CHECKPOINT, moments.RECORD, moments.TUNED)  # of the short form
 CHECKPOINT_EVERY = 5
 
@@ -37,31 +39,45 @@ def run(short: bool, seed: int) -> list[Row]:
     places, each, at_random = (FEW, 1, 1) if short else (moments.PLACES, EACH, RANDOM)
     due = [place for place in places for _ in range(each)] + [AT_RANDOM] * at_random
     source.shuffle(due)
+    rows = _kill(due, (), "", source)
+    due = [moments.TRAINING] if short else [*TOGETHER, AT_RANDOM] * 4
+    return rows + _kill(due, ("--seeds", "0,1"), ", two seeds at once", source)
+
+
+def _kill(due: list[str], more: tuple[str, ...], kind: str, source: random.Random) -> list[Row]:
+    """Kill a bench with these options at these places, from the last one to the first."""
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory(dir=memory()) as name:
         root = Path(name)
         data, reference = root / "data.npz", root / "undisturbed"
         commands.write_data(data)
         log = root / "undisturbed.log"
-        spent = commands.succeed(commands.bench(data, reference), root / "words", partial(watch, log)).seconds
+        spent = commands.succeed(commands.bench(data, reference, *more), root / "words", partial(watch, log)).seconds
         counts = json.loads(log.with_suffix(".counts").read_text())
         runs = 0
         while due:
             runs += 1
-            killed, found = _folder(root / f"run{runs}", data, reference, due, counts, spent, source)
+            killed, found = _folder(root / f"run{runs}", data, more, reference, due, counts, spent, source)
             for place in killed[: len(killed) - bool(found)]:
-                rows.setdefault(place, Row("kills", place)).add(UNCHANGED)
+                rows.setdefault(place, Row("kills", place + kind)).add(UNCHANGED)
             if found:
                 place = killed[-1] if killed else "never"
-                rows.setdefault(place, Row("kills", place)).add(FAULT, "; ".join(found))
+                rows.setdefault(place, Row("kills", place + kind)).add(FAULT, "; ".join(found))
     return [rows[place] for place in sorted(rows)]
 
 
 def _folder(
-    out: Path, data: Path, reference: Path, due: list[str], counts: dict[str, int], spent: float, source: random.Random
+    out: Path,
+    data: Path,
+    more: tuple[str, ...],
+    reference: Path,
+    due: list[str],
+    counts: dict[str, int],
+    spent: float,
+    source: random.Random,
 ) -> tuple[list[str], list[str]]:
     """Kill and begin again until the bench is through: the places of the kills, and what is wrong."""
-    arguments, words, log = commands.bench(data, out), out.with_suffix(".words"), out.with_suffix(".log")
+    arguments, words, log = commands.bench(data, out, *more), out.with_suffix(".words"), out.with_suffix(".log")
     killed: list[str] = []
     found: list[str] = []
     over: dict[str, str] = {}

@@ -61,6 +61,7 @@ def watch(log: Path, moment: Moment | None = None, on_step: Callable[[str, int],
     from sqlalchemy.engine import Engine
 
     from flowzoo import train
+    from flowzoo.joint import Joint
     from flowzoo.stepper import Stepper
 
     out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -76,7 +77,7 @@ def watch(log: Path, moment: Moment | None = None, on_step: Callable[[str, int],
             tear()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    fit, step, fsync, replace = train.fit, Stepper.step, os.fsync, os.replace
+    fit, step, together, fsync, replace = train.fit, Stepper.step, Joint.step, os.fsync, os.replace
 
     def watched_fit(*arguments: Any, **options: Any) -> Any:
         now.update(label=options["label"], step=0)
@@ -90,6 +91,10 @@ def watch(log: Path, moment: Moment | None = None, on_step: Callable[[str, int],
         step(self)
         os.write(out, b".")
         at(TRIAL if " trial " in now["label"] else TRAINING)
+
+    def watched_together(self: Joint) -> None:
+        together(self)
+        at(TRAINING)
 
     def watched_fsync(fd: int) -> None:
         size = os.fstat(fd).st_size
@@ -110,7 +115,7 @@ def watch(log: Path, moment: Moment | None = None, on_step: Callable[[str, int],
         if given[2].lstrip()[:6].upper() in ("INSERT", "UPDATE"):
             at(STUDY)
 
-    train.fit, Stepper.step = watched_fit, watched_step  # type: ignore[assignment]
+    train.fit, Stepper.step, Joint.step = watched_fit, watched_step, watched_together  # type: ignore[assignment]
     os.fsync, os.replace = watched_fsync, watched_replace
     event.listen(Engine, "commit", before_commit)
     event.listen(Engine, "after_cursor_execute", after_statement)
