@@ -1,10 +1,11 @@
 """Time of a draw over that of its own log p, of trained autoregressive flows; zuko's inverse of the same beside ours.
 
-    python benchmarks/draw_speed.py [--only maf-10 sospf-10] [--zuko 64] [--rounds 5] [--device cpu]
+    python benchmarks/draw_speed.py [--only maf-10 sospf-10] [--zuko 64] [--rounds 5] [--device cpu] [--passes]
 
 The flows are those of the zoo, trained for some steps on a bent Gaussian, as an untrained flow hides what an inverse
 costs. One thread on a CPU; rounds are interleaved, and the medians of a process's own time count. zuko's inverse is
-timed up to the dimension ``--zuko``: beyond it takes minutes a draw.
+timed up to the dimension ``--zuko``: beyond it takes minutes a draw. With ``--passes`` only the passes of a fixed-point
+iteration over all features at once are counted, of the flows whose univariate inverse is in closed form.
 """
 
 from __future__ import annotations
@@ -83,6 +84,19 @@ def zukos(flow: ConditionalFlow, z: torch.Tensor, c: torch.Tensor) -> torch.Tens
     return z
 
 
+def passes(flow: ConditionalFlow, z: torch.Tensor, c: torch.Tensor, tolerance: float = 2e-6) -> list[int]:
+    """By transform, how often all features are solved from all of the pass before until none moves."""
+    given, counts = flow.context_map.to_latent(c)[0], []
+    for lazy in reversed(flow.transforms):
+        x, count, moved = torch.zeros_like(z), 0, 1.0
+        while moved > tolerance and count < len(z[0]):
+            found = lazy(given).meta(x).inv(z)
+            x, count, moved = found, count + 1, float(((found - x).abs() / (1 + found.abs())).max())
+        counts.append(count)
+        z = x
+    return counts
+
+
 def main() -> None:
     """Time all, print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -90,6 +104,7 @@ def main() -> None:
     parser.add_argument("--zuko", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--passes", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(options.device)
@@ -102,6 +117,13 @@ def main() -> None:
             torch.cuda.synchronize()
         return clock() - start
 
+    if options.passes:
+        for case in (case for case in CASES if case.name in options.only and case.model == "maf"):
+            flow, x, c = trained(case)
+            z = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                print(f"{case.name}: {passes(flow, z, c)}", flush=True)
+        return
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, one thread"
     print(f"{hardware}; torch {torch.__version__}; `python benchmarks/draw_speed.py`\n")
     print("| flow | batch | log p (ms) | draw (ms) | draw / log p | zuko's inverse / log p | round trip |")

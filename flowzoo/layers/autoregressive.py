@@ -4,22 +4,29 @@ r"""Inverse of an autoregressive transform whose parameters a masked network giv
 But a unit that depends on :math:`x_{<k}` alone has its final value once these are known. Sorted by that time, the units
 of each layer are computed in its order, so that a whole inverse costs the multiplications of one pass, and not of D.
 They are done in blocks of features, as a triangular system is solved: what a block needs of all before it is one matrix
-product, and only what its features need of one another goes step by step.
+product, and only what its features need of one another goes step by step. Where steps are small, their overhead is what
+takes time, and a block is solved as a whole instead, over and over until no bit changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 BLOCK = 32  # steps at a time; of twice or half as many the time is much the same
+PASSES = 12  # over a block at most, before it is done in steps: they cost as much by then; trained flows take 4 to 8
+# Multiplications of a pass for each step that passes may save: some ten passes of so many take a CPU's core as long as
+# the step. An accelerator waits for launches, and not for these.
+WORTHWHILE = 1e5
 
-#: ``(parameters (N, k, P) of the due features, their y (N, k), their index (k,)) -> x (N, k)``
-Solve = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: ``(parameters (k, P, N) of the due features, their y (k, N), their index (k,), x (k, N))`` writes x. Events are the
+#: last axis, where they lie together.
+Solve = Callable[[Tensor, Tensor, Tensor, Tensor], object]
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Schedule:
         units: by stage, its units in the order in which they are computed.
         known: by stage, how many of these are computed before step s, for s = 0 ... S.
         parameters: P, of each feature.
+        in_order: of the features and by stage of the units, whether they are computed in the order that they have.
+        back: ``(D,)``, where among ``features`` each is.
     """
 
     features: Tensor
@@ -56,6 +65,8 @@ class Schedule:
     units: list[Tensor]
     known: list[list[int]]
     parameters: int
+    in_order: list[bool]
+    back: Tensor
 
     @property
     def steps(self) -> int:
@@ -99,14 +110,22 @@ def schedule(stages: Sequence[Stage], order: Tensor) -> Schedule:
     def before(found: Tensor) -> list[int]:
         return [0, *torch.searchsorted(found.sort().values, ends, right=True).tolist()]
 
-    return Schedule(features, before(step), units, [before(found) for found in steps], count)
+    in_order = [torch.equal(each, torch.arange(len(each))) for each in (features, *units)]
+    return Schedule(
+        features, before(step), units, [before(found) for found in steps], count, in_order, features.argsort()
+    )
 
 
 @torch.no_grad()
 def invert(
-    stages: Sequence[Stage], plan: Schedule, solve: Solve, y: Tensor, context: Tensor | None = None
+    stages: Sequence[Stage],
+    plan: Schedule,
+    solve: Solve,
+    y: Tensor,
+    context: Tensor | None = None,
+    at_once: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """x with y = f(x), and the parameters at it.
+    """x with y = f(x), and the parameters at it, feature by feature in the order in which they were solved.
 
     Args:
         stages: the network.
@@ -114,110 +133,157 @@ def invert(
         solve: the univariate inverse.
         y: ``(N, D)``.
         context: ``(N, C)`` that the first stage sees behind the event, or None.
+        at_once: whether ``solve`` is so cheap that a block may be solved several times over, rather than in steps.
 
     Returns:
-        x ``(N, D)`` and parameters ``(N, D, P)``.
+        x ``(D, N)`` and parameters ``(D, P, N)`` of ``plan.features``.
     """
     rows, size = y.shape
     units = [plan.features.to(y.device), *(each.to(y.device) for each in plan.units)]
     # Features and units are rows, so that those of a step lie together.
     states = [y.new_zeros(size, rows)]
-    weights = []
-    for stage, own in zip(stages, units[1:], strict=True):
-        linear = stage.linear
-        weight = (linear.weight * linear.mask).index_select(0, own)  # type: ignore[operator]
-        bias = weight.new_zeros(len(own), 1) if linear.bias is None else linear.bias.index_select(0, own)[:, None]
+
+    def part(k: int, rows: slice, columns: slice) -> Tensor:
+        """Weights of some units of a stage, in the order in which they are computed."""
+        linear = stages[k].linear
+        weight, mask = linear.weight[:, columns], linear.mask[:, columns]  # type: ignore[index]
+        if plan.in_order[k + 1]:
+            weight, mask = weight[rows], mask[rows]
+        else:
+            own = units[k + 1][rows]
+            weight, mask = weight.index_select(0, own), mask.index_select(0, own)
+        return weight * mask
+
+    all_of, events, contexts = slice(None), slice(size), slice(size, None)
+    for k, (stage, own) in enumerate(zip(stages, units[1:], strict=True)):
+        own_bias = stage.linear.bias
+        bias = y.new_zeros(len(own), 1) if own_bias is None else own_bias.index_select(0, own)[:, None]
         if stage.source == 0 and context is not None:
-            states.append(torch.addmm(bias, weight[:, size:], context.t()))
-            weight = weight[:, :size]
+            states.append(torch.addmm(bias, part(k, all_of, contexts), context.t()))
         else:
             states.append(bias.repeat(1, rows))
-        weights.append(weight.index_select(1, units[stage.source]))
     # Where in a state that is added the rows of a stage lie.
     skips = [
         None if stage.skip is None else torch.argsort(units[stage.skip]).index_select(0, own)
         for stage, own in zip(stages, units[1:], strict=True)
     ]
     target = y.t().index_select(0, units[0])
+    given = states[-1].view(size, plan.parameters, rows)
+    due = units[0]
+    room = WORTHWHILE if y.device.type == "cpu" else torch.inf
     for start in range(0, plan.steps, BLOCK):
         stop = min(start + BLOCK, plan.steps)
-        work = []
+        layers = []
         for k, stage in enumerate(stages):
             known = plan.known[k]
             first, last = known[start], known[stop]
             inputs = plan.due if stage.source == 0 else plan.known[stage.source - 1]
             # Of the event at the first step of the block, of hidden units before it: the step's own come first.
             old, new = inputs[start], inputs[stop]
+            # Made for a block at a time, they stay in the cache.
+            weight = part(k, slice(first, last), events if stage.source == 0 else all_of)
+            if not plan.in_order[stage.source]:
+                weight = weight.index_select(1, units[stage.source][:new])
             if old and last > first:
-                states[k + 1][first:last].addmm_(weights[k][first:last, :old], states[stage.source][:old])
-            sizes = [known[s + 1] - known[s] for s in range(start, stop)]
+                states[k + 1][first:last].addmm_(weight[:, :old], states[stage.source][:old])
             # What of the block is not known yet has weight 0 for who comes before it.
-            seen = weights[k][first:last, old:new].split(sizes) if new > old else [None] * len(sizes)
-            index = None if skips[k] is None else skips[k][first:last].split(sizes)  # type: ignore[index]
-            work.append((stage, states[k + 1][first:last].split(sizes), seen, states[stage.source][old:new], index))
-        sizes = [plan.due[s + 1] - plan.due[s] for s in range(start, stop)]
+            seen = weight[:, old:new]
+            index = skips[k]
+            skip = None if stage.skip is None or index is None else (states[stage.skip], index[first:last])
+            own, inputs_now = states[k + 1][first:last], states[stage.source][old:new]
+            sizes = [known[s + 1] - known[s] for s in range(start, stop)]
+            layers.append(_Layer(own, seen, inputs_now, _in_place(stage.after), skip, sizes))
         first, last = plan.due[start], plan.due[stop]
-        values, targets, due = (each[first:last].split(sizes) for each in (states[0], target, units[0]))
-        for s, count in enumerate(sizes):
-            for stage, own, seen, inputs_now, index in work:
-                if own[s].shape[0]:
-                    if seen[s] is not None:
-                        own[s].addmm_(seen[s], inputs_now)
-                    if stage.after is not None:
-                        own[s].copy_(stage.after(own[s]))
-                    if index is not None:
-                        own[s].add_(states[stage.skip].index_select(0, index[s]))  # type: ignore[index]
-            parameters = own[s].view(count, plan.parameters, rows).permute(2, 0, 1)
-            values[s].copy_(solve(parameters, targets[s].t(), due[s]).t())
-    back = torch.argsort(units[0])
-    found = states[-1].view(size, plan.parameters, rows).index_select(0, back)
-    return states[0].index_select(0, back).t(), found.permute(2, 0, 1)
+        sizes = [plan.due[s + 1] - plan.due[s] for s in range(start, stop)]
+        ends = (given[first:last], target[first:last], due[first:last], states[0][first:last])
+        work = rows * sum(layer.seen.numel() for layer in layers)
+        if at_once and stop - start > PASSES and work <= room * (stop - start):
+            at_once = _all_at_once(layers, solve, ends)
+            if at_once:
+                continue
+        _one_by_one(layers, solve, ends, sizes)
+    return states[0], given
 
 
-def attach(
-    f: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, y: Tensor, steps: int, tolerance: float = 8.0
-) -> Tensor:
-    r"""The solution x of f(x) = y, with the first derivatives that it has as such.
-
-    By the implicit function theorem :math:`dx = J^{-1} (dy - df)`, with :math:`J = \partial f / \partial x` at the
-    solution and df what the parameters of f change. Backward, :math:`J^T v = g` is solved by iteration on the slopes,
-    the diagonal of J: :math:`v \leftarrow v + \mathrm{diag}(J)^{-1} (g - J^T v)`. J is triangular in the order of the
-    features, so S iterations are exact; mostly a few do.
+@dataclass(frozen=True)
+class _Layer:
+    """What of a stage is in a block.
 
     Args:
-        f: ``(N, D)`` to y ``(N, D)`` and the logarithms of the slopes ``(N, D)``, differentiable.
-        x: the solution ``(N, D)``.
-        y: what f shall give.
-        steps: S, features that wait for one another.
-        tolerance: of the residual, in roundings of the largest gradient.
+        own: its units ``(k, N)``, of which all from before the block is there already.
+        seen: their weights of what is in the block ``(k, i)``.
+        inputs: that, ``(i, N)``.
+        after: what they go through, in place, or None.
+        skip: a state of which rows are added, and which ones, or None.
+        sizes: of the k, those of each step.
     """
-    leaf = x.detach().requires_grad_()
-    with torch.enable_grad():
-        value, log_slope = f(leaf)
-    inverse_slope = torch.exp(-log_slope.detach())
 
-    def solve(g: Tensor) -> Tensor:
-        v = g * inverse_slope
-        least = tolerance * torch.finfo(g.dtype).eps * g.abs().amax()
-        for _ in range(steps):
-            (product,) = torch.autograd.grad(value, leaf, v, retain_graph=True)
-            left = g - product
-            if bool((left.abs() <= least).all()):
-                break
-            v = v + left * inverse_slope
-        return v
-
-    return _Attached.apply(f(x.detach())[0] - y, x.detach(), solve)
+    own: Tensor
+    seen: Tensor
+    inputs: Tensor
+    after: Callable[[Tensor], object] | None
+    skip: tuple[Tensor, Tensor] | None
+    sizes: list[int]
 
 
-class _Attached(torch.autograd.Function):
-    """x, which falls as the residual f(x) - y rises."""
+#: Of the features of a block parameters, y, index and x.
+_Ends = tuple[Tensor, Tensor, Tensor, Tensor]
 
-    @staticmethod
-    def forward(ctx: Any, residual: Tensor, x: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.solve = solve
-        return x.clone()
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return -ctx.solve(grad), None, None
+def _one_by_one(layers: list[_Layer], solve: Solve, ends: _Ends, sizes: list[int]) -> None:
+    # Views that are made here and not in a step; what is empty there is None.
+    work = []
+    for layer in layers:
+        state, index = layer.skip or (None, None)
+        parts = (None,) * len(sizes) if index is None else index.split(layer.sizes)
+        own = [now if count else None for now, count in zip(layer.own.split(layer.sizes), layer.sizes, strict=True)]
+        inputs = layer.inputs if len(layer.inputs) else None
+        work.append((own, layer.seen.split(layer.sizes), inputs, layer.after, state, parts))
+    for s, due in enumerate(zip(*(end.split(sizes) for end in ends), strict=True)):
+        for own, seen, inputs, after, state, parts in work:
+            now = own[s]
+            if now is None:
+                continue
+            if inputs is not None:
+                now.addmm_(seen[s], inputs)
+            if after is not None:
+                after(now)
+            if state is not None:
+                now.add_(state.index_select(0, parts[s]))  # type: ignore[arg-type]
+        solve(*due)
+
+
+def _all_at_once(layers: list[_Layer], solve: Solve, ends: _Ends) -> bool:
+    """Each feature from the others of the pass before, until no bit changes; whether that came about.
+
+    Then each has been solved given the others, as by steps. A feature is right one pass after those that it needs, so
+    that as many passes as steps always do; but mostly it needs those far before it little.
+    """
+    phi, target, due, x = ends
+    before, found = [layer.own.clone() for layer in layers], torch.empty_like(x)
+    for _ in range(PASSES):
+        for layer, base in zip(layers, before, strict=True):
+            torch.addmm(base, layer.seen, layer.inputs, out=layer.own)
+            if layer.after is not None:
+                layer.after(layer.own)
+            if layer.skip is not None:
+                layer.own.add_(layer.skip[0].index_select(0, layer.skip[1]))
+        solve(phi, target, due, found)
+        if torch.equal(found, x):
+            return True
+        x.copy_(found)
+    x.zero_()  # what is not known yet counts with weight 0, unless it is not finite
+    for layer, base in zip(layers, before, strict=True):
+        layer.own.copy_(base)
+    return False
+
+
+def _in_place(after: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], object] | None:
+    """An activation on its own place: a copy of a few units, and the call of a module, take longer than the work."""
+    if isinstance(after, nn.ReLU):
+        return torch.relu_
+    if isinstance(after, nn.SiLU):
+        return partial(functional.silu, inplace=True)
+    if isinstance(after, nn.ELU):
+        return partial(functional.elu_, alpha=after.alpha)
+    return None if after is None else lambda x: x.copy_(after(x))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 MAX_DOUBLINGS = 64
+FAR = 8.0 * 2.0**MAX_DOUBLINGS
 MAX_STEPS = 200  # halving alone needs as many as the dtype has bits, and is chosen every time that the rest is slow
 
 
@@ -20,9 +21,10 @@ def solve(
 ) -> Tensor:
     """x with f(x) = y, elementwise, for increasing f.
 
-    The bracket starts at [-start, start] and doubles until it holds. Within it the next point is Newton's, if the slope
-    is given and it lies inside; else that of inverse quadratic interpolation where three points look like a smooth
-    function, else the middle (Chandrupatla 1997, Adv. Eng. Softw. 28, 145). So down to the resolution of the dtype.
+    If the slope is given, Newton's method within a bracket that begins without ends and is as wide as what was tried.
+    Else the bracket starts at [-start, start] and doubles until it holds; within it the next point is that of inverse
+    quadratic interpolation where three points look like a smooth function, else the middle (Chandrupatla 1997,
+    Adv. Eng. Softw. 28, 145). So down to the resolution of the dtype.
 
     Args:
         f: increasing, elementwise on tensors of the shape of ``y``.
@@ -33,6 +35,9 @@ def solve(
     Returns:
         The solution; NaN where no bracket holds, because f never reaches y: nothing is clipped.
     """
+    if with_slope is not None:
+        none = torch.full_like(y, torch.inf)
+        return _newton(with_slope, y, torch.zeros_like(y), -none, none, y.abs(), start=start)
     a, b = torch.full_like(y, -start), torch.full_like(y, start)
     fa, fb = f(a) - y, f(b) - y
     for _ in range(MAX_DOUBLINGS):
@@ -42,40 +47,87 @@ def solve(
         a, b = torch.where(low, 2 * a, a), torch.where(high, 2 * b, b)
         fa, fb = f(a) - y, f(b) - y
     held = (fa <= 0) & (fb >= 0)
-    found = (
-        _chandrupatla(f, y, a, b, fa, fb, held) if with_slope is None else _newton(with_slope, y, a, b, fa, fb, held)
-    )
-    return torch.where(held, found, torch.nan)
+    return torch.where(held, _chandrupatla(f, y, a, b, fa, fb, held), torch.nan)
+
+
+@torch.no_grad()
+def solve_between(
+    with_slope: Callable[[Tensor], tuple[Tensor, Tensor]], y: Tensor, nodes: Tensor, table: Tensor
+) -> Tensor:
+    """x with f(x) = y, elementwise, for increasing f that is known at some points.
+
+    Newton's method, from where the cubic between two of them meets y.
+
+    Args:
+        with_slope: f and its slope, elementwise.
+        y: the values to reach ``(...)``, not beyond the known ones; f goes on there for some way.
+        nodes: ``(M,)``, increasing.
+        table: f and its slope at these ``(2, M, ...)``, where leading axes of ``y`` may be missing.
+    """
+    table = table.reshape(2, len(nodes), *[1] * (y.ndim + 2 - table.ndim), *table.shape[2:])
+    table = table.expand(2, len(nodes), *y.shape)
+    index = (table[0, 1:-1] <= y).sum(0)
+    low, high = nodes[index], nodes[index + 1]
+    ends = table.gather(1, torch.stack([index, index + 1]).expand(2, 2, *y.shape))
+    (f_low, f_high), (g_low, g_high) = ends
+    rise, run = f_high - f_low, high - low
+    u = (y - f_low) / rise
+    # The inverse, by its slopes at the ends; of more than three times the mean it would turn back between.
+    bent_low, bent_high = (rise / (run * ends[1])).clamp(max=3) - 1
+    rest = 1 - u
+    x = low + run * (u + u * rest * (bent_low * rest - bent_high * u))
+    x = torch.where((x >= low) & (x <= high), x, (low + high) / 2)
+    bend = (g_high - g_low).abs() / run
+    # The table is rounded otherwise than f is: a solution at a node may be on its other side.
+    return _newton(with_slope, y, x, low - run / 8, high + run / 8, torch.maximum(f_low.abs(), f_high.abs()), bend)
 
 
 def _newton(
     f: Callable[[Tensor], tuple[Tensor, Tensor]],
     y: Tensor,
+    x: Tensor,
     low: Tensor,
     high: Tensor,
-    f_low: Tensor,
-    f_high: Tensor,
-    held: Tensor,
+    around: Tensor,
+    bend: Tensor | None = None,
+    start: float = 0.0,
 ) -> Tensor:
+    """From x in the bracket, of values like those ``around``, where the slope changes by about ``bend`` in a unit.
+
+    Without ``bend`` the bracket may be open: it grows from ``start`` and doubles until it is closed.
+    """
     eps = torch.finfo(y.dtype).eps
-    # Where the chord meets y: of what is nearly straight, nearly the solution.
-    x = low - f_low / (f_high - f_low) * (high - low)
-    x = torch.where((x >= low) & (x <= high), x, (low + high) / 2)
-    before = torch.full_like(y, torch.inf)
+    noise = eps * around
+    before, last_x, last_slope = torch.full_like(y, torch.inf), x, x
+    solved, over = torch.zeros_like(y, dtype=torch.bool), ~y.isfinite()
     for _ in range(MAX_STEPS):
         value, slope = f(x)
         fx = value - y
         low, high = torch.where(fx <= 0, x, low), torch.where(fx >= 0, x, high)
-        step = x - fx / slope
-        inside = (step >= low) & (step <= high)
-        done = (inside & ((step - x).abs() <= eps * x.abs() + 0.25 * eps)) | (fx == 0)
+        step, left, scale = fx / slope, fx.abs(), x.abs()
+        ahead, size = x - step, step.abs()
+        inside = (ahead >= low) & (ahead <= high)
+        if bend is not None:
+            bent, middle = bend, (low + high) / 2
+        else:
+            reach = 2 * (scale + start)
+            inside &= size <= reach
+            middle = (torch.maximum(low, x - reach) + torch.minimum(high, x + reach)) / 2
+            bent = ((slope - last_slope) / (x - last_x)).abs()  # infinite in the beginning
+            last_x, last_slope = x, slope
+        allowed = eps * scale + 0.25 * eps
+        # What is left after this step is half of bend / slope times its square; twice that is asked for.
+        near = (size <= 0.25 * eps**0.5 * (scale + 0.25)) & (bent * size.square() <= slope * allowed)
+        done = (inside & (near | (size <= allowed))) | (left <= noise) | (high - low <= allowed)
         # Along a flat stretch Newton's method creeps, or goes to and fro: the bracket is halved then.
-        good = inside & (fx.abs() <= 0.5 * before)
-        x = torch.where(done, x, torch.where(good, step, (low + high) / 2))
-        before = fx.abs()
-        if bool((done | ~held | (high - low <= eps * x.abs())).all()):
+        good = inside & (left <= 0.5 * before)
+        x = torch.where(over, x, torch.where(inside & (done | good), ahead, torch.where(done, x, middle)))
+        before = left
+        solved = torch.where(over, solved, done)
+        over = solved | over | left.isnan() | (x.abs() > FAR)
+        if bool(over.all()):
             break
-    return x
+    return torch.where(solved, x, torch.nan)
 
 
 def _chandrupatla(
@@ -106,14 +158,23 @@ def _chandrupatla(
 
 
 def inverse(
-    f: Callable[[Tensor], Tensor], y: Tensor, with_slope: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    f: Callable[[Tensor], Tensor],
+    y: Tensor,
+    with_slope: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    solution: Tensor | None = None,
 ) -> Tensor:
     r"""As ``solve``, and differentiable in ``y`` and in whatever f depends on.
 
     By the implicit function theorem one Newton step from the solution,
     :math:`x - (f(x) - y) / f'(x)` with :math:`f'` held constant, has the right first derivatives.
+
+    Args:
+        f: as in ``solve``.
+        y: as in ``solve``.
+        with_slope: as in ``solve``.
+        solution: where it is known already.
     """
-    x = solve(f, y, with_slope=with_slope)
+    x = solve(f, y, with_slope=with_slope) if solution is None else solution
     if not torch.is_grad_enabled():
         return x
     leaf = x.detach().requires_grad_()

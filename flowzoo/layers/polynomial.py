@@ -6,26 +6,29 @@ import torch
 from torch import Tensor
 
 
-def mean_square(polynomials: Tensor) -> Tensor:
+def pairs(k: int, n: int) -> Tensor:
+    """How the products of ``mean_square`` make up coefficients: ``(2 n - 1, K n (n + 1) / 2)`` in float64."""
+    found = torch.zeros(2 * n - 1, n, n, dtype=torch.float64)
+    for i in range(n):
+        for j in range(i, n):
+            found[i + j, i, j] = (1 if i == j else 2) / k
+    above = torch.ones(n, n).triu().bool()
+    return found[:, above].repeat(1, k)
+
+
+def mean_square(polynomials: Tensor, collect: Tensor) -> Tensor:
     r"""Coefficients of :math:`\frac1K \sum_k p_k(t)^2`.
 
     Args:
-        polynomials: ``(..., K, n)``, the coefficients of K polynomials, the constant first.
+        polynomials: ``(K, n, ...)``, the coefficients of K polynomials, the constant first.
+        collect: ``pairs(K, n)`` in their dtype.
 
     Returns:
         ``(2 n - 1, ...)``.
     """
-    # A handful of products of contiguous slices, not one outer product: this is bound by memory, not by arithmetic.
-    slices = polynomials.movedim(-1, 0).contiguous().unbind(0)
-    n = len(slices)
-    sums: list[Tensor | None] = [None] * (2 * n - 1)
-    for i in range(n):
-        for j in range(i, n):
-            product = (slices[i] * slices[j]).mean(-1)
-            term = product if i == j else 2 * product
-            known = sums[i + j]
-            sums[i + j] = term if known is None else known + term
-    return torch.stack([s for s in sums if s is not None])
+    # Every pair once, and all sums of them as one matrix product: few operations, as each is small.
+    products = [polynomials[:, i, None] * polynomials[:, i:] for i in range(polynomials.shape[1])]
+    return (collect @ torch.cat(products, 1).reshape(collect.shape[1], -1)).unflatten(1, polynomials.shape[2:])
 
 
 def antiderivative(coefficients: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Univariate transforms in the place of zuko's: onto, or finite, or faster; the parameters stay zuko's."""
+"""Univariate transforms in the place of zuko's: onto, or finite; the parameters stay zuko's."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Transform, constraints
+from torch.distributions import Transform, constraints
 
 from flowzoo.models import _quiet_zuko  # noqa: F401
 
 # isort: split
-from zuko.transforms import (
-    AdditiveTransform,
-    BoundedBernsteinTransform,
-    ComposedTransform,
-    GaussianizationTransform,
-    SOSPolynomialTransform,
-)
-
-from flowzoo.layers.polynomial import antiderivative, horner, mean_square
+from zuko.transforms import GaussianizationTransform
 
 
 class AsinhTransform(Transform):
@@ -50,54 +42,6 @@ class AsinhTransform(Transform):
         # log cosh(y/B) without overflow
         a = (y / self.bound).abs()
         return -(a + torch.log1p(torch.exp(-2 * a)) - math.log(2))
-
-
-class UncheckedBernstein(BoundedBernsteinTransform):
-    """zuko's bounded Bernstein polynomial, whose Beta densities need no checks: each would wait for a GPU."""
-
-    @staticmethod
-    def _bernstein_basis(order: int, **kwargs: Any) -> Distribution:
-        rising = torch.arange(1, order + 2, **kwargs)
-        return torch.distributions.Beta(rising, rising.flip(0), validate_args=False)
-
-
-class SumOfSquares(SOSPolynomialTransform):
-    """zuko's sum-of-squares integral with its polynomial expanded once, instead of a quadrature at every evaluation.
-
-    Beyond the bound in which the polynomials are scaled (10) it goes on along its tangent: a power of nine there,
-    squared in the density, makes of one outlier in a batch a loss of 1e27, from which nothing is learnt any more. zuko
-    has a Softclip there between transforms, and nothing before the first.
-    """
-
-    def __init__(self, a: Tensor, slope: float) -> None:
-        super().__init__(a=a, slope=slope)
-        density = mean_square(torch.cat([1 + a[..., :1], a[..., 1:]], -1))
-        self.density = torch.cat([density[:1] + slope, density[1:]])
-        self.integral = antiderivative(self.density)
-
-    def f_and_g(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The integral from 0 to x, and its derivative."""
-        t = (x / self.bound).clamp(-1, 1)
-        slope = horner(self.density, t)
-        return self.bound * t * horner(self.integral, t) + (x - self.bound * t) * slope, slope
-
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The integral and the logarithm of its derivative."""
-        value, slope = self.f_and_g(x)
-        return value, slope.log()
-
-    def f(self, x: Tensor) -> Tensor:
-        """The integral from 0 to x."""
-        return self.f_and_g(x)[0]
-
-    def g(self, x: Tensor) -> Tensor:
-        """Its derivative."""
-        return horner(self.density, (x / self.bound).clamp(-1, 1))
-
-
-def shifted_sum_of_squares(a: Tensor, constant: Tensor, slope: float) -> Transform:
-    """In the place of zuko's ``ShiftedSOSPTransform``."""
-    return ComposedTransform(SumOfSquares(a, slope), AdditiveTransform(constant))
 
 
 class LogSpaceGaussianization(GaussianizationTransform):

@@ -7,13 +7,16 @@ zuko maps data to latent in its forward direction. What differs from plain zuko:
   outside).
 - The Softclip between the transforms of SOSPF and NAF is replaced by an asinh, which is onto: every base draw has a
   preimage, and no mass is lost.
-- SOSPF's polynomial is expanded once, not integrated by quadrature at every evaluation.
+- SOSPF's polynomial is expanded once, not integrated by quadrature at every evaluation; BPF's is not made of Beta
+  densities, and NAF's networks carry their slopes along: no autograd in the forward pass, which vmap cannot, and slopes
+  for the inverse.
 - GF is evaluated in log space, because in float32 its erf saturates a few standard deviations out.
 - Coupling masks are indices made once, because zuko's ``nonzero`` in every forward pass waits for the GPU.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,19 +48,18 @@ from zuko.transforms import (
     MonotonicTransform,
     SoftclipTransform,
 )
-from zuko.utils import broadcast, unpack
+from zuko.utils import unpack
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
-from flowzoo.layers.autoregressive import Stage, attach, invert, schedule
+from flowzoo.layers.autoregressive import Stage, invert, schedule
+from flowzoo.layers.implicit import attach
 from flowzoo.layers.monotone import inverse
 from flowzoo.models._embeds import Embeds
-from flowzoo.models._univariate import (
-    AsinhTransform,
-    LogSpaceGaussianization,
-    UncheckedBernstein,
-    shifted_sum_of_squares,
-)
+from flowzoo.models._univariate import AsinhTransform, LogSpaceGaussianization
+from flowzoo.models._zuko_bernstein import Bernstein
+from flowzoo.models._zuko_neural import MonotoneNetworks
+from flowzoo.models._zuko_squares import SumsOfSquares
 
 __all__ = ["AdditiveTransform", "DiagonalScale", "ZukoFlow", "ZukoModel", "coupling", "flows"]
 
@@ -159,23 +161,42 @@ def _undo_autoregressive(lazy: MaskedAutoregressiveTransform, c: Tensor | None, 
     if not hasattr(lazy, "schedule"):  # of the masks alone, which never change
         lazy.schedule = schedule(stages, lazy.order)
 
-    def univariate(phi: Tensor) -> Any:
-        return lazy.univariate(*unpack(phi, lazy.shapes))
+    plan = lazy.schedule
+    affine = lazy.univariate is MonotonicAffineTransform
 
-    def solve(phi: Tensor, y: Tensor, due: Tensor) -> Tensor:
-        return _undo_univariate(_narrow(lazy.univariate, due)(*unpack(phi, lazy.shapes)), y)
+    def solve(phi: Tensor, y: Tensor, due: Tensor, x: Tensor) -> None:
+        transform = _narrow(lazy.univariate, due)(*unpack(phi.permute(2, 0, 1), lazy.shapes))
+        x.copy_(_undo_univariate(transform, y.t()).t())
 
-    x, phi = invert(stages, lazy.schedule, solve, y, c)
+    found, phi = invert(stages, plan, _undo_affine if affine else solve, y, c, at_once=affine)
+    x = found.index_select(0, plan.back.to(y.device)).t()
     if not torch.is_grad_enabled():
-        return x, -univariate(phi).call_and_ladj(x)[1].sum(-1)
+        if affine:
+            return x, _affine_rate(phi[:, 1]).sum(0)
+        transform = _narrow(lazy.univariate, plan.features.to(y.device))(*unpack(phi.permute(2, 0, 1), lazy.shapes))
+        return x, -transform.call_and_ladj(found.t())[1].sum(-1)
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         given = lazy.hyper(x if c is None else torch.cat([x, c], -1)).unflatten(-1, (-1, lazy.total))
-        value, log_slope = univariate(given).call_and_ladj(x)
+        value, log_slope = lazy.univariate(*unpack(given, lazy.shapes)).call_and_ladj(x)
         return value, log_slope
 
-    x = attach(forward, x, y, lazy.schedule.steps)
+    x = attach(forward, x, y, plan.steps)
     return x, -forward(x)[1].sum(-1)
+
+
+def _undo_affine(phi: Tensor, y: Tensor, due: Tensor, x: Tensor) -> None:
+    """The inverse of ``MonotonicAffineTransform`` in few operations: there is one such call for each feature."""
+    shift, scale = phi.unbind(1)
+    torch.mul(_affine_rate(scale).exp_(), y - shift, out=x)
+
+
+def _affine_rate(scale: Tensor) -> Tensor:
+    """The logarithm of the slope of that inverse, which zuko bounds softly."""
+    return torch.div(scale, torch.sub(_MINUS_ONE, torch.abs(scale), alpha=1 / abs(math.log(1e-3))))
+
+
+_MINUS_ONE = torch.tensor(-1.0)  # made once: of a plain number torch makes a tensor at each call
 
 
 def _stages(network: MaskedMLP) -> list[Stage]:
@@ -198,24 +219,17 @@ def _undo_univariate(transform: Transform, y: Tensor) -> Tensor:
             y = _undo_univariate(part, y)
         return y
     if isinstance(transform, MonotonicTransform):
-        return inverse(transform.f, y, getattr(transform, "f_and_g", None))
+        known = transform.solve(y.detach()) if hasattr(transform, "solve") else None
+        return inverse(transform.f, y, getattr(transform, "f_and_g", None), known)
     x = transform.inv(y)
     # zuko's spline takes the root of a discriminant that rounding can push below zero.
     lost = x.isnan() & y.isfinite()
     return torch.where(lost, inverse(transform, y), x) if bool(lost.any()) else x
 
 
-def _narrow(univariate: Any, due: Tensor) -> Callable[..., Transform]:
+def _narrow(univariate: Any, due: Tensor) -> Callable[..., Any]:
     """The univariate constructor for some features only: NAF keeps a stack of networks, one per feature."""
-    if not isinstance(univariate, MNN):
-        return univariate
-    weights = {name: p.index_select(0, due) for name, p in univariate.network.named_parameters()}
-
-    def f(signal: Tensor, x: Tensor) -> Tensor:
-        inputs = torch.cat(broadcast(x[..., None], signal, ignore=1), -1)
-        return torch.func.functional_call(univariate.network, weights, (inputs,)).squeeze(-1)
-
-    return lambda signal: MonotonicTransform(f=partial(f, signal))
+    return partial(univariate.forward, due=due) if isinstance(univariate, MonotoneNetworks) else univariate
 
 
 class IndexedCoupling(GeneralCouplingTransform):
@@ -268,7 +282,9 @@ def _repaired(lazy: LazyTransform) -> LazyTransform:
         if univariate is GaussianizationTransform:
             lazy.univariate = LogSpaceGaussianization
         elif univariate is BoundedBernsteinTransform:
-            lazy.univariate = UncheckedBernstein
+            lazy.univariate = Bernstein(lazy.total)
+        elif isinstance(univariate, MNN):
+            univariate.__class__ = MonotoneNetworks
         elif isinstance(univariate, partial) and univariate.func is ShiftedSOSPTransform:
-            lazy.univariate = partial(shifted_sum_of_squares, **univariate.keywords)
+            lazy.univariate = SumsOfSquares(*lazy.shapes[0], **univariate.keywords)
     return lazy

@@ -1,12 +1,15 @@
 """The inverse of a masked autoregressive transform: right in any order, each unit once, and differentiable."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from flowzoo.layers import autoregressive
-from flowzoo.layers.autoregressive import Stage, attach, invert, schedule
+from flowzoo.layers.autoregressive import Stage, invert, schedule
+from flowzoo.layers.implicit import attach
 from flowzoo.seeding import generator
 
 WIDTH, CONTEXT = 11, 2
@@ -48,10 +51,16 @@ def network(order, context=0, residual=False):
     return stages, parameters
 
 
-def solve(phi, y, due):
-    assert phi.shape == (len(y), len(due), 2)
-    assert y.shape == (len(y), len(due))
-    return (y - phi[..., 0]) * torch.exp(-phi[..., 1])
+def solve(phi, y, due, x):
+    assert y.shape == x.shape == (len(due), y.shape[1])
+    assert phi.shape == (len(due), 2, y.shape[1])
+    x.copy_((y - phi[:, 0]) * torch.exp(-phi[:, 1]))
+
+
+def inverse(stages, plan, y, c=None, solve=solve):
+    """x ``(N, D)``, and parameters ``(N, D, 2)``, in the order of the features."""
+    x, phi = invert(stages, plan, solve, y, c)
+    return x[plan.back].t(), phi[plan.back].permute(2, 0, 1)
 
 
 def forward(parameters, x, c=None):
@@ -71,9 +80,21 @@ def test_inverse_undoes_the_transform_in_any_order(order, context, residual):
     stages, parameters = network(order, context, residual)
     x, c = events(50, len(order)), events(50, context, "c") if context else None
     with torch.no_grad():
-        found, phi = invert(stages, schedule(stages, order), solve, forward(parameters, x, c), c)
+        found, phi = inverse(stages, schedule(stages, order), forward(parameters, x, c), c)
         torch.testing.assert_close(found, x)
         torch.testing.assert_close(phi, parameters(x, c))
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(), nn.SiLU(), nn.ELU(), nn.ELU(alpha=0.5), nn.Tanh(), nn.Softplus(), torch.sin]
+)
+def test_any_activation_is_the_networks_own(activation):
+    order = torch.arange(4)
+    stages, parameters = network(order)
+    stages[:2] = [replace(stage, after=activation) for stage in stages[:2]]
+    x = events(20, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(inverse(stages, schedule(stages, order), forward(parameters, x))[0], x)
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 100])
@@ -83,7 +104,7 @@ def test_size_of_a_block_changes_nothing(monkeypatch, block):
     stages, parameters = network(order)
     x = events(20, 9)
     with torch.no_grad():
-        torch.testing.assert_close(invert(stages, schedule(stages, order), solve, forward(parameters, x))[0], x)
+        torch.testing.assert_close(inverse(stages, schedule(stages, order), forward(parameters, x))[0], x)
 
 
 def test_each_feature_is_solved_once_and_those_that_need_the_same_together():
@@ -91,9 +112,9 @@ def test_each_feature_is_solved_once_and_those_that_need_the_same_together():
     stages, _ = network(order)
     solved = []
 
-    def noted(phi, y, due):
+    def noted(phi, y, due, x):
         solved.append(due.tolist())
-        return solve(phi, y, due)
+        solve(phi, y, due, x)
 
     invert(stages, schedule(stages, order), noted, events(5, 4))
     assert solved == [[0], [1, 2], [3]]
@@ -106,7 +127,7 @@ def test_features_that_no_hidden_unit_tells_apart_are_solved_together():
     assert plan.steps == WIDTH
     x = events(7, 100)
     with torch.no_grad():
-        torch.testing.assert_close(invert(stages, plan, solve, forward(parameters, x))[0], x)
+        torch.testing.assert_close(inverse(stages, plan, forward(parameters, x))[0], x)
 
 
 def test_inverse_costs_the_multiplications_of_one_pass(monkeypatch):
@@ -144,7 +165,73 @@ def test_units_that_nothing_needs_may_stay_unknown():
     with torch.no_grad():
         phi = last(torch.tanh(first(x))).unflatten(1, (2, 2))
         y = x * torch.exp(phi[..., 1]) + phi[..., 0]
-        torch.testing.assert_close(invert(stages, plan, solve, y)[0], x)
+        torch.testing.assert_close(inverse(stages, plan, y)[0], x)
+
+
+# -- blocks as a whole
+
+
+def weakly_coupled(order, strength, monkeypatch, residual=False):
+    """A network over many features, and what became of each block that was tried as a whole."""
+    monkeypatch.setitem(globals(), "WIDTH", len(order))
+    monkeypatch.setattr(autoregressive, "WORTHWHILE", torch.inf)
+    stages, parameters = network(order, residual=residual)
+    with torch.no_grad():
+        for stage in stages:
+            stage.linear.weight.mul_(strength)
+    outcomes, real = [], autoregressive._all_at_once
+
+    def noted(*args):
+        outcomes.append(real(*args))
+        return outcomes[-1]
+
+    monkeypatch.setattr(autoregressive, "_all_at_once", noted)
+    return stages, parameters, outcomes
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_block_solved_as_a_whole_is_that_solved_in_steps(monkeypatch, flipped, residual):
+    order = torch.arange(70).flip(0) if flipped else torch.arange(70)
+    stages, parameters, outcomes = weakly_coupled(order, 0.5, monkeypatch, residual)
+    plan, x = schedule(stages, order), events(20, 70)
+    with torch.no_grad():
+        y = forward(parameters, x)
+        found, phi = invert(stages, plan, solve, y, at_once=True)
+        assert outcomes == [True, True]  # and the six features that are left go in steps
+        steps, phi_of_steps = invert(stages, plan, solve, y)
+    torch.testing.assert_close(found, steps, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(phi, phi_of_steps, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(inverse(stages, plan, y)[0], x)
+
+
+def test_chain_that_no_few_passes_solve_goes_in_steps(monkeypatch):
+    order = torch.arange(64)
+    stages, parameters, outcomes = weakly_coupled(order, 4.0, monkeypatch)
+    plan, x = schedule(stages, order), events(20, 64)
+    with torch.no_grad():
+        y = forward(parameters, x)
+        found, phi = invert(stages, plan, solve, y, at_once=True)
+        steps, phi_of_steps = invert(stages, plan, solve, y)
+    assert outcomes == [False]  # who has failed once is not tried again
+    assert torch.equal(found, steps)
+    assert torch.equal(phi, phi_of_steps)
+
+
+def test_passes_that_overflow_leave_nothing_behind(monkeypatch):
+    order = torch.arange(40)
+    stages, _, outcomes = weakly_coupled(order, 0.1, monkeypatch)
+
+    def wild(phi, y, due, x):
+        solve(phi, y, due, x)
+        if len(due) > 1:
+            x.fill_(torch.nan)
+
+    y = events(20, 40)
+    with torch.no_grad():
+        found, _ = invert(stages, schedule(stages, order), wild, y, at_once=True)
+        assert torch.equal(found, invert(stages, schedule(stages, order), solve, y)[0])
+    assert outcomes == [False]
 
 
 # -- derivatives
@@ -152,7 +239,7 @@ def test_units_that_nothing_needs_may_stay_unknown():
 
 def attached(parameters, y, c, stages, order):
     plan = schedule(stages, order)
-    x, _ = invert(stages, plan, solve, y, c)
+    x, _ = inverse(stages, plan, y, c)
 
     def f(x):
         phi = parameters(x, c)

@@ -106,3 +106,49 @@ def test_steps_and_flat_stretches_are_solved_to_the_last_bits(solve, steepness):
         return steepness * x + torch.sigmoid(300 * x)
 
     torch.testing.assert_close(f(solve(f, f(x))), f(x), rtol=1e-12, atol=1e-12)
+
+
+# -- from a table
+
+
+def tabulated(f, slope, nodes, *shape):
+    at = nodes.reshape(-1, *[1] * len(shape)).expand(-1, *shape)
+    return torch.stack([f(at), slope(at)])
+
+
+def steep(x, k=3.0):
+    return 0.01 * x + torch.sigmoid(k * x), 0.01 + k * torch.sigmoid(k * x) * torch.sigmoid(-k * x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [2, 3, 33])
+def test_of_a_few_known_values_the_last_bits_are_found(dtype, count):
+    nodes = torch.linspace(-8, 8, count, dtype=dtype)
+    x = torch.linspace(-8, 8, 101, dtype=dtype).reshape(-1, 1).repeat(1, 2)
+    table = tabulated(lambda t: steep(t)[0], lambda t: steep(t)[1], nodes, 2)
+    found = monotone.solve_between(steep, steep(x)[0], nodes, table)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(steep(found)[0], steep(x)[0], rtol=8 * eps, atol=2 * eps)
+
+
+def test_dense_table_leaves_one_evaluation_and_a_wrong_one_costs_no_digit():
+    f, calls = counted(steep)
+    nodes = torch.linspace(-8, 8, 257)
+    x = torch.linspace(-7, 7, 101)
+    table = tabulated(lambda t: steep(t)[0], lambda t: steep(t)[1], nodes, 101)
+    found = monotone.solve_between(f, steep(x)[0], nodes, table)
+    assert len(calls) <= 2
+    # Where the slopes say that it is straight, it is found not to be.
+    flat = torch.stack([table[0], torch.full_like(table[1], 0.5)])
+    other = monotone.solve_between(f, steep(x)[0], nodes, flat)
+    torch.testing.assert_close(steep(other)[0], steep(found)[0], rtol=1e-6, atol=1e-7)
+
+
+def test_what_is_no_number_is_nan_and_spoils_no_other():
+    nodes = torch.linspace(-8, 8, 9)
+    table = tabulated(lambda t: steep(t)[0], lambda t: steep(t)[1], nodes, 2)
+    f, calls = counted(steep)
+    found = monotone.solve_between(f, torch.tensor([math.nan, 0.5]), nodes, table)
+    assert found.isnan().tolist() == [True, False]
+    assert float(found[1]) == pytest.approx(0, abs=1e-6)
+    assert len(calls) < 20

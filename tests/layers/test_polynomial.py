@@ -4,7 +4,7 @@ import pytest
 import torch
 from numpy.polynomial import Polynomial
 
-from flowzoo.layers.polynomial import antiderivative, horner, mean_square
+from flowzoo.layers.polynomial import antiderivative, horner, mean_square, pairs
 from flowzoo.seeding import generator
 
 
@@ -14,10 +14,10 @@ def coefficients(*shape):
 
 @pytest.mark.parametrize(("k", "n"), [(1, 1), (3, 2), (2, 5)])
 def test_mean_of_squares_is_numpys(k, n):
-    a = coefficients(4, k, n)
-    found = mean_square(a)
+    a = coefficients(k, n, 4)
+    found = mean_square(a, pairs(k, n))
     assert found.shape == (2 * n - 1, 4)
-    for row, polynomials in zip(found.T, a, strict=True):
+    for row, polynomials in zip(found.T, a.movedim(-1, 0), strict=True):
         expected = sum(Polynomial(p.numpy()) ** 2 for p in polynomials) / k
         assert row.tolist() == pytest.approx(expected.coef.tolist())
 
@@ -30,6 +30,6 @@ def test_value_and_integral_are_numpys():
 
 
 def test_gradient_reaches_every_coefficient():
-    a = coefficients(2, 3, 4).requires_grad_()
+    a = coefficients(3, 4, 2).requires_grad_()
     t = torch.tensor([0.5, -2.0], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda a: horner(antiderivative(mean_square(a)), t), (a,))
+    assert torch.autograd.gradcheck(lambda a: horner(antiderivative(mean_square(a, pairs(3, 4))), t), (a,))

@@ -1,6 +1,5 @@
 """zuko's flows behind ours: its densities to the digit where it is right, ours where it is not."""
 
-import numpy as np
 import pytest
 import torch
 import zuko
@@ -9,7 +8,7 @@ from torch.distributions import Normal
 from zuko.transforms import GaussianizationTransform, MonotonicAffineTransform, SoftclipTransform
 
 from flowzoo.models import build
-from flowzoo.models._univariate import AsinhTransform, LogSpaceGaussianization, SumOfSquares
+from flowzoo.models._univariate import AsinhTransform, LogSpaceGaussianization
 from flowzoo.models._zuko import ZukoFlow, _narrow, _undo_univariate
 from flowzoo.seeding import generator, initialisation
 
@@ -192,17 +191,6 @@ def test_asinh_is_onto_where_softclip_is_not():
 # -- naf ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("due", [[0], [2], [2, 0], [0, 1, 2]])
-def test_narrowed_monotone_networks_are_those_of_the_full_stack(due):
-    univariate = made("naf").transforms[0].univariate
-    source = generator(3, "signal")
-    signal, x = torch.randn(7, D, 16, generator=source), torch.randn(7, D, generator=source)
-    index = torch.tensor(due)
-    narrow = _narrow(univariate, index)(signal[:, index])
-    with torch.no_grad():
-        torch.testing.assert_close(narrow(x[:, index]), univariate(signal)(x)[:, index])
-
-
 def test_what_is_no_stack_of_networks_is_not_narrowed():
     assert _narrow(MonotonicAffineTransform, torch.tensor([0])) is MonotonicAffineTransform
 
@@ -327,26 +315,6 @@ def test_made_of_plain_lazy_transforms():
     with torch.no_grad():
         z, _ = flow.to_latent(x, c)
         torch.testing.assert_close(flow.to_data(z, c)[0], x, atol=1e-5, rtol=1e-5)
-
-
-def test_sum_of_squares_goes_on_along_its_tangent_beyond_the_bound_of_its_polynomials():
-    a = torch.randn(3, 5, generator=generator(0, "a"), dtype=torch.float64)
-    transform = SumOfSquares(a, 1e-3)
-    ends = torch.tensor([-10.0, 10.0], dtype=torch.float64)
-    slope = transform.g(ends)
-    for far in (1e-9, 0.5, 7.0, 1e3):
-        out = ends * (1 + far / 10)
-        torch.testing.assert_close(transform.f(out), transform.f(ends) + slope * (out - ends))
-        torch.testing.assert_close(transform.g(out), slope)
-    x = torch.linspace(-15, 15, 301, dtype=torch.float64, requires_grad=True)
-    (numeric,) = torch.autograd.grad(transform.f(x).sum(), x)
-    torch.testing.assert_close(numeric, transform.g(x))
-    # inside it is the integral of the mean square, by quadrature
-    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(20))
-    at = 3.0 * (nodes + 1)  # 0 to 6
-    powers = (at[:, None] / 10) ** torch.arange(5)
-    squares = (((a + torch.eye(5, dtype=torch.float64)[0]) @ powers.T) ** 2).mean(0) + 1e-3
-    torch.testing.assert_close(transform.f(torch.tensor(6.0, dtype=torch.float64)), 3.0 * (weights * squares).sum())
 
 
 def test_outliers_among_the_training_events_leave_sospf_something_to_learn():
