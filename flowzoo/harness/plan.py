@@ -84,7 +84,8 @@ class BenchConfig:
         max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
             (a count and not a time, so that the same command gives the same table).
         together: train the seeds of a config at once (``torch.func.vmap``), where one process trains them; by default
-            those of small flows, which leaves a device less idle. Figures are the same up to rounding.
+            those of small flows, of vectors if on a CPU: elsewhere nothing is gained. Figures are the same up to
+            rounding.
         baseline: add ``gaussian`` to every dataset for which its covariance can be had: events of at most 8,192
             numbers, and fewer columns of context than training events. Named itself, it is tried all the same.
     """

@@ -15,7 +15,9 @@ from flowzoo.record import one_line
 from flowzoo.storage import DISK
 from flowzoo.train import NotTogether
 
-SMALL = 200_000  # weights; a larger flow keeps its device busy alone
+# A larger flow keeps its device busy alone, and one with convolutions is slower at once on a CPU
+# (`benchmarks/README.md`, five seeds at once over one).
+SMALL = 200_000
 
 
 def by_seed(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -42,7 +44,8 @@ def train_together(cells: Sequence[Cell], folder: Path, *, show: bool | None = N
         return
     flows = [cell.build() for cell in cells]
     weights = sum(p.numel() for p in flows[0].parameters() if p.requires_grad)
-    if not weights or (first.bench.together is None and weights > SMALL):
+    vectors = len(flows[0].event_shape) == 1 or first.source.splits.train.x.device.type != "cpu"
+    if not weights or (first.bench.together is None and not (vectors and weights <= SMALL)):
         return
     (folder / "checkpoints").mkdir(exist_ok=True)
     label = f"{label_of(first)} and {len(cells) - 1} more at once"

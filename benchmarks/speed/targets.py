@@ -1,0 +1,75 @@
+"""The step of GalacticForge's configuration beside an eager zuko NSF of as many parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from compare import RESIDENT, US, Stepped, engine_of, ratio
+from machine import Lines
+from peers import Peer, eager_step, gaussian, loaded, ours, resident, zukos
+from timing import Watch
+
+from flowzoo import config as configs
+from flowzoo.train import FitConfig
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "galacticforge.yaml"
+DIM, CONTEXT = 10, 20
+
+
+def run(watch: Watch, lines: Lines, *, engine: str = "eager", toy: bool = False) -> None:
+    """Time it, with as many transforms as there are steps, and with zuko's default of three wide ones."""
+    given = yaml.safe_load(CONFIG.read_text())
+    options: dict[str, Any] = given["models"]["galacticflow"]
+    if toy:
+        options |= {"num_steps": 2, "hidden_features": 16}
+    # As configured, but for the rate: the weights shall stay where they are.
+    changed = {"lr": 1e-6, "engine": engine, **({"batch_size": 32} if toy else {})}
+    fit = configs.make(FitConfig, {**given["train"], **changed}, "train")
+    splits = gaussian(DIM, 20 * fit.batch_size, watch.device, CONTEXT)
+    flow = ours("galacticflow", splits, options)
+    count = sum(p.numel() for p in flow.parameters())
+    u = flow.x_map.to_latent(splits.train.x)[0]
+    c = flow.context_map.to_latent(splits.train.context)[0]
+    calls: dict[str, Callable[[], object]] = {US: Stepped(flow, splits, fit)}
+    sizes, depths = {US: count}, (2,) if toy else (options["num_steps"], 3)
+    for depth in depths:
+        other, width = nsf_of_size(count, depth, options["num_bins"])
+        other.to(watch.device)
+        name = f"zuko NSF, {depth} transforms of 3 x {width}"
+        for label, batches in (("", loaded), (RESIDENT, resident)):
+            calls[name + label] = eager_step(other, batches(u, c, fit.batch_size), torch.optim.RAdam)
+            sizes[name + label] = sum(p.numel() for p in other.parameters())
+    found = replace(watch, most=60.0).side_by_side(calls)
+    for name, timed in found.items():
+        lines.add(
+            {
+                "what": "galacticforge",
+                "model": "galacticflow" if name == US else "nsf",
+                "library": name,
+                "D": DIM,
+                "context": CONTEXT,
+                "batch": fit.batch_size,
+                "parameters": sizes[name],
+                **ratio(timed, found[US]),
+                **engine_of(calls[name]),
+            }
+        )
+
+
+def nsf_of_size(count: int, transforms: int, bins: int) -> tuple[Peer, int]:
+    """A zuko NSF with about so many parameters, and the width of its three hidden layers."""
+    from zuko.flows import NSF
+
+    out = DIM * (3 * bins - 1)
+
+    def weights(width: int) -> int:  # of masked layers and their biases: in, two between, out
+        each = (DIM + CONTEXT + 1) * width + 2 * (width + 1) * width + (width + 1) * out
+        return transforms * each
+
+    width = min(range(DIM, 2000), key=lambda w: abs(weights(w) - count))
+    return zukos(NSF(DIM, CONTEXT, transforms=transforms, hidden_features=[width] * 3, bins=bins)), width
