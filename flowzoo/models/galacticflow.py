@@ -114,7 +114,8 @@ class _ProductNet(nn.Module):
         activate_output: bool = False,
     ) -> None:
         super().__init__()
-        leaky: Any = partial(nn.LeakyReLU, negative_slope=slope)
+        # In place: a step of networks as small as these waits for memory.
+        leaky: Any = partial(nn.LeakyReLU, negative_slope=slope, inplace=slope > 0)
         self.of_half = mlp(in_features, out_features, hidden, activation=leaky) if in_features else None
         self.of_context = mlp(context_features, out_features, hidden, activation=leaky) if context_features else None
         self.last: nn.Module = leaky() if activate_output else nn.Identity()
