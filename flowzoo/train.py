@@ -119,12 +119,17 @@ def fit_together(
         CheckpointError: as ``fit``.
     """
     config = config or FitConfig()
-    if len(config.noise_levels) > 1 or config.engine in ("compile", "graph") or distributed.world().size > 1:
-        raise NotTogether("several levels of context_noise, other engines and several processes are for one flow")
+    obstacles = {
+        "several levels of context_noise are tried one after another": len(config.noise_levels) > 1,
+        f"the engine {config.engine} is for one flow": config.engine in ("compile", "graph"),
+        "several processes train one flow": distributed.world().size > 1,
+        "there is nothing to train": not all(any(p.requires_grad for p in flow.parameters()) for flow in flows),
+    }
+    for reason, holds in obstacles.items():
+        if holds:
+            raise NotTogether(reason)
     paths: Sequence[Path | None] = checkpoints or [None] * len(flows)
     trainers = [Trainer(f, splits, config, seed, path) for f, seed, path in zip(flows, seeds, paths, strict=True)]
-    if not all(any(p.requires_grad for p in flow.parameters()) for flow in flows):
-        raise NotTogether("there is nothing to train")
     loops = {trainer: trainer.loop(label, False) for trainer in trainers}
     found: dict[Trainer, FitResult] = {}
     joint, stopped = None, False
