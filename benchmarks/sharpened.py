@@ -1,6 +1,6 @@
 """Does the family of calibration tests pass a fitted flow, and fail the same one with posteriors that are too narrow?
 
-    flowzoo fit --model maf --data linear_gaussian --set data.num_events=20000 --out maf.safetensors
+    flowzoo fit --model maf --data linear_gaussian --set data.num_events=50000 --out maf.safetensors
     python benchmarks/sharpened.py maf.safetensors
 
 Prints the Holm-corrected p of every member, of the posteriors of the flow and of those with every spread times 0.7 (and
