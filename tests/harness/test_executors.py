@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def settings(**train: Any) -> Settings:
     """Two cells of MAF on 300 events, each of some seconds of training."""
     maf = {"num_steps": 1, "hidden_features": [16]}
-    bench = {"baseline": False, "seeds": [0, 1], "device": "cpu", **QUICK}
+    bench = {"baseline": False, "seeds": [0, 1], "device": "cpu", "together": False, **QUICK}
     return Settings([("two_moons", {"num_events": 300})], {"maf": maf}, {**TRAIN, **train}, bench=bench)
 
 

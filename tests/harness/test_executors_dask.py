@@ -41,6 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def settings(seeds: int = 2, **train: Any) -> Settings:
     bench = {"baseline": False, "seeds": [*range(seeds)], "device": "cpu", "draws": 20, "posteriors": 0}
+    bench["together"] = False  # as workers train them
     options = {"steps": 600, "patience": 0, "evaluate_every": 100, "checkpoint_every": 20, **train}
     maf = {"num_steps": 1, "hidden_features": [16]}
     return Settings([("two_moons", {"num_events": 300})], {"maf": maf}, options, bench=bench)

@@ -98,7 +98,7 @@ def test_commands_that_are_killed_or_asked_to_end_go_on_to_the_same_numbers() ->
         check=False,
     )
     assert found.returncode == 0, found.stdout + found.stderr
-    assert "9 tried, 0 faults" in found.stdout
+    assert "10 tried, 0 faults" in found.stdout
     for what in ("in a trial", "in a write of a record", "in a write of the study", "fit", "bench", "tune"):
         assert f"| {what} | 1 |" in found.stdout
 

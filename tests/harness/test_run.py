@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 import flowzoo
-from flowzoo import checkpoint, record, train
+from flowzoo import checkpoint, record
 from flowzoo.data import Splits
 from flowzoo.harness import run
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import run_cell, state_path
 from flowzoo.stats import clustered_mean
+from flowzoo.stepper import Stepper
 
 Plan = Callable[..., list[Cell]]
 Break = Callable[[Exception | Callable[[Tensor], Tensor]], None]
@@ -126,8 +127,8 @@ def test_what_fails_after_the_training_does_not_train_again(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell, steps = plan()[0], []
-    real = train.Stepper.step
-    monkeypatch.setattr(train.Stepper, "step", lambda self: (steps.append(1), real(self))[1])
+    real = Stepper.step
+    monkeypatch.setattr(Stepper, "step", lambda self: (steps.append(1), real(self))[1])
     with monkeypatch.context() as patch:
         patch.setattr(run, "evaluate_flow", lambda *_: (_ for _ in ()).throw(MemoryError()))
         assert run_cell(cell, tmp_path).reason == "MemoryError"
