@@ -18,8 +18,10 @@ from flowzoo.config import ConfigError
 from flowzoo.data import Data, Levels, Splits
 from flowzoo.distributed import DistributedError, World
 from flowzoo.flow import ConditionalFlow
-from flowzoo.harness.plan import BenchConfig, make_plan, open_source, resolve_device
+from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.plan import make_plan
 from flowzoo.harness.single import fit_one
+from flowzoo.harness.source import open_source, resolve_device
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
 from flowzoo.train import mean_nll

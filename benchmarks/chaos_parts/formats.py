@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from flowzoo.data import Data
-from flowzoo.harness.plan import BenchConfig, open_sources
+from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.source import open_sources
 from flowzoo.seeding import derive
 
 Arrays = dict[str, np.ndarray]

@@ -48,7 +48,7 @@ def settings_of(
     out: Path | None,
     sections: Mapping[str, type] | None = None,
 ) -> Settings:
-    from flowzoo.harness.plan import BenchConfig
+    from flowzoo.harness.bench_config import BenchConfig
     from flowzoo.harness.settings import read
     from flowzoo.train import FitConfig
     from flowzoo.tune import TuneConfig

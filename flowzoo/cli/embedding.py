@@ -33,9 +33,9 @@ def embed(
     from flowzoo.autoencoder import AutoencoderConfig
     from flowzoo.config import ConfigError
     from flowzoo.harness._reconstruction import joined
+    from flowzoo.harness.bench_config import BenchConfig
     from flowzoo.harness.embed import embed as run
     from flowzoo.harness.embed import embed_with
-    from flowzoo.harness.plan import BenchConfig
 
     for text in sets or []:
         if text.startswith("train."):

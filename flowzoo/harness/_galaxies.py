@@ -18,7 +18,8 @@ from flowzoo.config import ConfigError
 from flowzoo.harness._rows import Rows, open_rows, require
 from flowzoo.harness._trained import Trained
 from flowzoo.harness.as_trained import dataset_of, open_as_trained, split_options
-from flowzoo.harness.plan import BenchConfig, Source
+from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.source import Source
 
 PARTS = ("test", "validation", "train", "all")
 FAR = 5.0  # training spreads

@@ -10,7 +10,8 @@ from flowzoo import checkpoint
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
-from flowzoo.harness.plan import BenchConfig, Source, open_sources
+from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.source import Source, open_sources
 
 Meta = Mapping[str, Any]
 

@@ -18,11 +18,12 @@ from flowzoo.harness._observations import read_observations
 from flowzoo.harness._reach import far_off
 from flowzoo.harness._trained import find_flow
 from flowzoo.harness.as_trained import open_to_test
+from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.evaluate import evaluate_flow
 from flowzoo.harness.folder import make_writable
-from flowzoo.harness.plan import BenchConfig, Source
 from flowzoo.harness.posteriors import Observed, local_tests, posterior_of
 from flowzoo.harness.run import cpu_threads, labels_of
+from flowzoo.harness.source import Source
 from flowzoo.inference import sides
 from flowzoo.metrics import Column, Evaluation, columns
 from flowzoo.record import Record, one_line

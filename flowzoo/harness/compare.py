@@ -17,12 +17,14 @@ from flowzoo import config as configs
 from flowzoo.data import Data
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.arrays import data_from_arrays
+from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.executors import Executor, choose, here
 from flowzoo.harness.folder import finished_cells, held, scores_of, write_readme
 from flowzoo.harness.jobs import as_text, cell_job, remember, studies_from
-from flowzoo.harness.plan import BenchConfig, Cell, default_out, make_plan, open_sources
+from flowzoo.harness.plan import Cell, default_out, make_plan
 from flowzoo.harness.run import fail_cell, take_twin
 from flowzoo.harness.settings import Settings
+from flowzoo.harness.source import open_sources
 from flowzoo.harness.studies import Study, tuned_cells
 from flowzoo.harness.together import by_seed, train_together
 from flowzoo.harness.tuning import check_studies, run_studies

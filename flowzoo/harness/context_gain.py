@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from flowzoo import train
-from flowzoo.harness.plan import Cell, Source
+from flowzoo.harness.plan import Cell
+from flowzoo.harness.source import Source
 from flowzoo.metrics import Column, NotComputed
 from flowzoo.stats import clustered_mean
 

@@ -17,8 +17,8 @@ from flowzoo.harness._galaxies import Galaxies, check_contexts, from_table, from
 from flowzoo.harness._rows import rebatched
 from flowzoo.harness._trained import Trained, open_trained
 from flowzoo.harness._writers import Column, check_target, table_writer
-from flowzoo.harness.plan import resolve_device
 from flowzoo.harness.run import cpu_threads
+from flowzoo.harness.source import resolve_device
 from flowzoo.seeding import generator
 
 CHUNK = 2**16

@@ -34,9 +34,10 @@ from flowzoo.config import ConfigError
 from flowzoo.data import Data, Splits
 from flowzoo.harness._known import differing, ids_of, keys_of, seen
 from flowzoo.harness._reconstruction import PARTS, PICTURES, Error, draw, errors, joined, reconstructed
+from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.folder import make_writable
-from flowzoo.harness.plan import BenchConfig, resolve_device
 from flowzoo.harness.run import cpu_threads
+from flowzoo.harness.source import resolve_device
 from flowzoo.seeding import derive
 from flowzoo.storage import write_atomic
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.clouds import drawn_clouds
 from flowzoo.harness.clouds import examples as cloud_examples
 from flowzoo.harness.ensembles import drawn_ensembles, examples
-from flowzoo.harness.plan import BenchConfig, Source
 from flowzoo.harness.posteriors import draw_posteriors, draw_references, remarks
+from flowzoo.harness.source import Source
 from flowzoo.metrics import Evaluation, NotComputed, configure
 from flowzoo.record import one_line
 from flowzoo.registry import METRICS

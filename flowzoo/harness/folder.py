@@ -16,8 +16,9 @@ from torch import Tensor
 from flowzoo import checkpoint, lease, record
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
-from flowzoo.harness.plan import Cell, Source
+from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import LEASES, state_paths
+from flowzoo.harness.source import Source
 from flowzoo.record import Record
 from flowzoo.report import joined_hash
 from flowzoo.storage import inside, write_atomic

@@ -18,10 +18,11 @@ from flowzoo.harness._posterior_files import SAMPLES, SUMMARY, write_posteriors
 from flowzoo.harness._reach import far_off
 from flowzoo.harness._trained import find_flow
 from flowzoo.harness.as_trained import check_unchanged, dataset_of, open_as_trained, split_options
+from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.folder import make_writable
-from flowzoo.harness.plan import BenchConfig, resolve_device
 from flowzoo.harness.posteriors import observed
 from flowzoo.harness.run import cpu_threads
+from flowzoo.harness.source import resolve_device
 from flowzoo.inference import Inferred, Posterior, sides
 from flowzoo.seeding import generator
 

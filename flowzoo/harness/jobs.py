@@ -20,9 +20,11 @@ import yaml
 from flowzoo import config as configs
 from flowzoo import lease, preempt, record
 from flowzoo.config import ConfigError
-from flowzoo.harness.plan import BenchConfig, Cell, make_plan, open_sources
+from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.plan import Cell, make_plan
 from flowzoo.harness.run import LEASES, cpu_threads, fail_cell, run_cell
 from flowzoo.harness.settings import Settings, dump, read
+from flowzoo.harness.source import open_sources
 from flowzoo.harness.studies import Study, studies_of
 from flowzoo.lease import LeaseLost
 from flowzoo.train import FitConfig

@@ -16,7 +16,7 @@ from flowzoo.metrics import PAIRS, Local, Posteriors, ReferenceDraws, lc2st, reg
 from flowzoo.seeding import generator
 
 if TYPE_CHECKING:
-    from flowzoo.harness.plan import BenchConfig
+    from flowzoo.harness.bench_config import BenchConfig
 
 KNOWN = 5000  # training pairs kept for what is learnt of theta given an observation
 PRIOR_DRAWS = 10_000

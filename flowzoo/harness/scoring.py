@@ -21,8 +21,8 @@ from flowzoo.harness._galaxies import Galaxies, as_ids, as_numbers, cast, check_
 from flowzoo.harness._rows import Parts, open_rows, rebatched, require
 from flowzoo.harness._trained import Trained, open_trained
 from flowzoo.harness._writers import Column, check_target, table_writer
-from flowzoo.harness.plan import resolve_device
 from flowzoo.harness.run import cpu_threads
+from flowzoo.harness.source import resolve_device
 
 CHUNK = 2**16
 BLOCK = 2**14  # rows that are scored together, whatever the chunk: rounding depends on it

@@ -21,8 +21,9 @@ from flowzoo.data import Data, Splits
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness import _galaxies
 from flowzoo.harness.drawing import draws, sample_catalogue
-from flowzoo.harness.plan import Cell, Source, open_sources
+from flowzoo.harness.plan import Cell
 from flowzoo.harness.single import fit_one
+from flowzoo.harness.source import Source, open_sources
 from flowzoo.seeding import generator
 
 Plan = Callable[..., list[Cell]]

@@ -4,8 +4,8 @@ import torch
 
 from flowzoo.data import Data, Splits, configure
 from flowzoo.harness import open_source
+from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.ensembles import drawn_ensembles, examples, real_ensembles
-from flowzoo.harness.plan import BenchConfig
 from flowzoo.models import build
 from flowzoo.seeding import generator
 

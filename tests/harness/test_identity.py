@@ -8,6 +8,8 @@ import torch
 from flowzoo.bijectors import Compose, Log, Standardize
 from flowzoo.data import Data, Levels, Splits
 from flowzoo.harness import plan
+from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.source import open_source
 from flowzoo.models import configure
 from flowzoo.seeding import generator
 
@@ -35,8 +37,8 @@ def test_other_levels_or_symmetries_are_another_split() -> None:
 
 
 def test_an_edited_model_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = plan.BenchConfig(baseline=False)
-    source = plan.open_source("data", {}, bench, Data(x=positive()))
+    bench = BenchConfig(baseline=False)
+    source = open_source("data", {}, bench, Data(x=positive()))
     fit = plan.FitConfig()
     before = plan.Cell(source, configure("maf", {}), 0, fit, bench).hash
     assert plan.Cell(source, configure("maf", {}), 0, fit, bench).hash == before

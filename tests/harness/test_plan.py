@@ -10,7 +10,8 @@ from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.data import Data
 from flowzoo.harness import BenchConfig, make_plan, open_source
-from flowzoo.harness.plan import Cell, default_out, resolve_device
+from flowzoo.harness.plan import Cell, default_out
+from flowzoo.harness.source import resolve_device
 from flowzoo.models.maf import MAF
 from flowzoo.registry import MODELS, MissingDependency, UnknownName
 from flowzoo.train import FitConfig

@@ -12,8 +12,8 @@ from flowzoo.data import Data, Levels, References, Splits
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness import BenchConfig
 from flowzoo.harness.evaluate import evaluate_flow
-from flowzoo.harness.plan import Source
 from flowzoo.harness.posteriors import draw_posteriors, draw_references, observed
+from flowzoo.harness.source import Source
 from flowzoo.inference import Box, Gaussian
 from flowzoo.seeding import generator
 

@@ -1,0 +1,140 @@
+"""``Source``: a dataset loaded and split once, on its device, and what all models are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from flowzoo import config as configs
+from flowzoo import data
+from flowzoo.config import ConfigError
+from flowzoo.data import Data, DatasetConfig, References, Splits
+from flowzoo.distributed import world
+from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.clouds import RealClouds, real_clouds
+from flowzoo.harness.ensembles import RealEnsembles, real_ensembles
+from flowzoo.harness.posteriors import Observed, observed
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset of the plan, loaded and split once, or a fold of it; every cell of it uses the same tensors."""
+
+    name: str
+    options: Mapping[str, Any]
+    splits: Splits
+    note: str
+    fold: int | None = None
+    known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def ensembles(self, bench: BenchConfig) -> RealEnsembles | str:
+        """Real events at held-out contexts, made once for all models; or the reason why there are none."""
+        key = (bench.ensemble_contexts, bench.ensemble_draws)
+        if key not in self.known:
+            self.known[key] = real_ensembles(self.splits, *key)
+        found: RealEnsembles | str = self.known[key]
+        return found
+
+    def clouds(self, bench: BenchConfig) -> RealClouds | str:
+        """The test events of which point statistics are taken, the same for all models; or why there are none."""
+        key = (bench.cloud_groups, bench.cloud_points, bench.draws)
+        if key not in self.known:
+            self.known[key] = real_clouds(self.splits, *key)
+        found: RealClouds | str = self.known[key]
+        return found
+
+    def observed(self, bench: BenchConfig) -> Observed | str:
+        """Test observations whose posteriors are drawn, the same for all models; or why there are none."""
+        data, count = self.splits.data, bench.posteriors
+        if count is None:
+            chains = data.theta == "context" and data.prior is not None and data.prior.dim > 3
+            count = 50 if chains else 200
+        key = ("observed", count)
+        if key not in self.known:
+            self.known[key] = observed(self.splits, count)
+        found: Observed | str = self.known[key]
+        return found
+
+    def references(self, bench: BenchConfig) -> References | str:
+        """Observations with draws from their exact posteriors, made once for all models; or why there are none."""
+        if self.splits.data.reference_posteriors is None:
+            return "the dataset has no reference posteriors"
+        if not bench.reference_draws:
+            return "no reference posteriors were asked for (reference_draws = 0)"
+        if "references" not in self.known:
+            self.known["references"] = self.splits.data.reference_posteriors()
+        found: References = self.known["references"]
+        return found
+
+
+def resolve_device(name: str) -> torch.device:
+    """A torch device from an option; of several processes (``flowzoo.distributed``) each takes a GPU of its own.
+
+    Raises:
+        ConfigError: for a device that this machine does not have, or one GPU for several processes.
+    """
+    _, processes, local_rank = world()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if processes == 1:
+            return torch.device(name)
+    if processes > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ConfigError(f"device '{name}' is one GPU and there are {processes} processes; take auto or cpu")
+        name = f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # a device that exists, and holds numbers (`meta` does not)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        text = str(error).splitlines()[0]
+        raise ConfigError(f"device '{name}' cannot be used here ({text}); try auto or cpu") from None
+    return device
+
+
+def open_source(name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None) -> Source:
+    """Load and split a dataset.
+
+    Args:
+        name: registered, or what to call ``given``.
+        options: of the dataset.
+        bench: how to split it, and where it shall live.
+        given: data from Python instead of a registered dataset.
+
+    Raises:
+        ConfigError: for options that do not fit, a missing file, or data that has no density; in one line.
+    """
+    return open_sources(name, options, replace(bench, folds=0), given)[0]
+
+
+def open_sources(
+    name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None, only: int | None = None
+) -> list[Source]:
+    """As ``open_source``, once for each of the folds that the bench asks for, or ``only`` for one of them."""
+    resolved, device = dict(options), resolve_device(bench.device)
+    if given is None:
+        config: DatasetConfig = data.configure(name, resolved)
+        resolved = configs.to_dict(config)
+        try:
+            given = config.load()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{name}: {error}") from None
+    sources: list[Source] = []
+    folds: Sequence[int | None] = range(bench.folds) if bench.folds else (None,)
+    for fold in folds if only is None else (only,):
+        try:
+            splits = Splits.make(
+                given,
+                seed=bench.split_seed,
+                fractions=bench.fractions,
+                device=device,
+                fold=None if fold is None else (fold, bench.folds),
+                checked=bool(sources),
+            )
+            splits.maps()  # fails now, not in the first cell
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from None
+        sources.append(Source(name, resolved, splits, given.describe(), fold))
+    return sources
