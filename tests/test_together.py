@@ -80,8 +80,11 @@ def test_gradients_are_those_of_each_alone_up_to_rounding(splits: Splits) -> Non
             torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5 * float(p.grad.abs().max()))
 
 
-def test_on_a_cpu_these_are_the_same_bits_and_every_flow_has_tensors_of_its_own(splits: Splits, tmp_path: Path) -> None:
-    expected, found = alone(splits, "maf")[0], together(splits, "maf")[0]
+@pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "bpf", "realnvp"])
+def test_on_a_cpu_these_are_the_same_bits_and_every_flow_has_tensors_of_its_own(
+    splits: Splits, tmp_path: Path, name: str
+) -> None:
+    expected, found = alone(splits, name)[0], together(splits, name)[0]
     assert same(expected, found)
     for flow in found:
         assert all(p.untyped_storage().nbytes() == p.numel() * p.element_size() for p in flow.parameters())
