@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -37,10 +37,12 @@ class Joint:
     """
 
     def __init__(self, steppers: Sequence[Stepper]) -> None:
-        self.steppers = steppers
+        self.steppers, self.tried = steppers, False
         losses = [_Loss(stepper.flow) for stepper in steppers]
         self.loss = losses[0]
-        weights, buffers = ([dict(kind(loss)) for loss in losses] for kind in _KINDS)
+        weights, buffers = (
+            [dict(kind(loss)) for loss in losses] for kind in (nn.Module.named_parameters, nn.Module.named_buffers)
+        )
         for one, other in (*pairwise(weights), *pairwise(buffers)):
             if {name: t.shape for name, t in one.items()} != {name: t.shape for name, t in other.items()}:
                 raise NotTogether("they are of different architectures")
@@ -67,11 +69,13 @@ class Joint:
         trained = [name for name, weight in self.stacked.items() if weight.requires_grad]
         stacked = [torch.stack(parts) for parts in zip(*batches, strict=True)]
         try:
-            with _slow_is_an_error():
+            # Only once: it changes what all threads of the process do with warnings.
+            with nullcontext() if self.tried else _slow_is_an_error():
                 totals, seen = vmap(self._losses)(self.stacked, self.own, *stacked)
             gradients = torch.autograd.grad(totals.sum(), [self.stacked[name] for name in trained], allow_unused=True)
         except Exception as error:
             raise NotTogether(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+        self.tried = True
         # In the memory layout of the weights: a fused optimiser pairs the two by place, not by index.
         laid_out = [None if gradient is None else gradient.contiguous() for gradient in gradients]
         for i, (stepper, weights) in enumerate(zip(self.steppers, self.parts, strict=True)):
@@ -114,6 +118,3 @@ def _slow_is_an_error() -> Iterator[None]:
             found = re.search(r"batching rule for (\S+?)\.? ", str(warning))
             operation = found.group(1) if found else "an operation"
             raise RuntimeError(f"vmap would go through {operation} one by one") from None
-
-
-_KINDS = (nn.Module.named_parameters, nn.Module.named_buffers)

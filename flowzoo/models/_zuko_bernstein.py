@@ -5,14 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowzoo.models import _quiet_zuko  # noqa: F401
-
-# isort: split
-from zuko.transforms import MonotonicTransform
-
 from flowzoo.layers.bernstein import basis, binomials, value_and_slope
 from flowzoo.layers.monotone import solve_between
-from flowzoo.models._zuko_exact import Constants
+from flowzoo.models._zuko_exact import Constants, WithSlope
 
 NODES = 32  # where an inverse knows the polynomial beforehand
 
@@ -72,7 +67,7 @@ class Bernstein(Constants):
         return BernsteinTransform(theta, self)
 
 
-class BernsteinTransform(MonotonicTransform):
+class BernsteinTransform(WithSlope):
     """One polynomial for each of ``(...)`` numbers."""
 
     def __init__(self, theta: Tensor, family: Bernstein) -> None:
@@ -92,15 +87,6 @@ class BernsteinTransform(MonotonicTransform):
             self.theta, self.steps, basis(t, (self.bound - inside) / width, family.choose), t
         )
         return value + (x - inside), slope / width
-
-    def f(self, x: Tensor) -> Tensor:
-        """The polynomial."""
-        return self.f_and_g(x)[0]
-
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The polynomial and the logarithm of its slope."""
-        value, slope = self.f_and_g(x)
-        return value, slope.log()
 
     def solve(self, y: Tensor) -> Tensor:
         """Where it is y, without derivatives."""

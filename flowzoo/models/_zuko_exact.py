@@ -1,4 +1,4 @@
-"""Constants of a family of transforms, in whatever dtype it is."""
+"""What the families of transforms in closed form share: constants in whatever dtype, and value with slope."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Callable
 from typing import Self
 
 from torch import Tensor, get_default_dtype, nn
+
+from flowzoo.models import _quiet_zuko  # noqa: F401
+
+# isort: split
+from zuko.transforms import MonotonicTransform
 
 
 class Constants(nn.Module):
@@ -28,3 +33,20 @@ class Constants(nn.Module):
         for name, value in self._exact.items():
             getattr(self, name).copy_(value)
         return self
+
+
+class WithSlope(MonotonicTransform):
+    """A transform that knows its slope with its value: a subclass has ``f_and_g``, of both."""
+
+    def f_and_g(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The value and the slope, elementwise."""
+        raise NotImplementedError
+
+    def f(self, x: Tensor) -> Tensor:
+        """The value."""
+        return self.f_and_g(x)[0]
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The value and the logarithm of the slope."""
+        value, slope = self.f_and_g(x)
+        return value, slope.log()

@@ -10,7 +10,8 @@ from flowzoo.models import _quiet_zuko  # noqa: F401
 # isort: split
 from zuko.flows.neural import MNN
 from zuko.nn import MonotonicLinear
-from zuko.transforms import MonotonicTransform
+
+from flowzoo.models._zuko_exact import WithSlope
 
 
 class MonotoneNetworks(MNN):
@@ -25,7 +26,7 @@ class MonotoneNetworks(MNN):
         return NetworkTransform(weights, signal)
 
 
-class NetworkTransform(MonotonicTransform):
+class NetworkTransform(WithSlope):
     r"""Networks of increasing layers, whose hidden ones end in :math:`\mathrm{elu}(h)` or :math:`-\mathrm{elu}(-h)`.
 
     The second halves are taken with the other sign, in the weights, so that all is elu, of which one exponential is
@@ -59,15 +60,6 @@ class NetworkTransform(MonotonicTransform):
             value = torch.baddbmm(b[..., None], w, value.relu() + (rate - 1))
             slope = w @ (rate * slope)
         return value[:, 0].t(), slope[:, 0].t()
-
-    def f(self, x: Tensor) -> Tensor:
-        """The networks."""
-        return self.f_and_g(x)[0]
-
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The networks and the logarithms of their slopes."""
-        value, slope = self.f_and_g(x)
-        return value, slope.log()
 
 
 def _half_negative(w: Tensor, dim: int) -> Tensor:

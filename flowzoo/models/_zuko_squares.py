@@ -5,15 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowzoo.models import _quiet_zuko  # noqa: F401
-
-# isort: split
-from zuko.transforms import MonotonicTransform
-
 from flowzoo.layers.bernstein import powers
 from flowzoo.layers.monotone import solve_between
 from flowzoo.layers.polynomial import antiderivative, horner, mean_square, pairs
-from flowzoo.models._zuko_exact import Constants
+from flowzoo.models._zuko_exact import Constants, WithSlope
 
 NODES = 32  # between so many parts an inverse knows the polynomial beforehand
 
@@ -63,7 +58,7 @@ class SumsOfSquares(Constants):
         return SquaresTransform(a, shift, self)
 
 
-class SquaresTransform(MonotonicTransform):
+class SquaresTransform(WithSlope):
     """One polynomial for each of ``(...)`` numbers."""
 
     def __init__(self, a: Tensor, shift: Tensor, family: SumsOfSquares) -> None:
@@ -80,15 +75,6 @@ class SquaresTransform(MonotonicTransform):
         t = inside / self.bound
         slope = horner(self.density, t)
         return torch.addcmul(self.shift + inside * horner(self.integral, t), x - inside, slope), slope
-
-    def f(self, x: Tensor) -> Tensor:
-        """The polynomial."""
-        return self.f_and_g(x)[0]
-
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The polynomial and the logarithm of its slope."""
-        value, slope = self.f_and_g(x)
-        return value, slope.log()
 
     def solve(self, y: Tensor) -> Tensor:
         """Where it is y, without derivatives."""
