@@ -1,6 +1,7 @@
 """Time of a draw over that of its own log p, of trained autoregressive flows; zuko's inverse of the same beside ours.
 
     python benchmarks/draw_speed.py [--only maf-10 sospf-10] [--zuko 64] [--rounds 5] [--device cpu] [--passes]
+    FLOWZOO_CUDA_GRAPHS=1 python benchmarks/draw_speed.py --device cuda
 
 The flows are those of the zoo, trained for some steps on a bent Gaussian, as an untrained flow hides what an inverse
 costs. One thread on a CPU; rounds are interleaved, and the medians of a process's own time count. zuko's inverse is
@@ -11,6 +12,7 @@ iteration over all features at once are counted, of the flows whose univariate i
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import time
@@ -23,6 +25,7 @@ import torch
 import flowzoo
 from flowzoo.data import Data, Splits
 from flowzoo.flow import ConditionalFlow
+from flowzoo.layers.replays import SWITCH
 from flowzoo.train import FitConfig, fit
 
 
@@ -125,7 +128,8 @@ def main() -> None:
                 print(f"{case.name}: {passes(flow, z, c)}", flush=True)
         return
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, one thread"
-    print(f"{hardware}; torch {torch.__version__}; `python benchmarks/draw_speed.py`\n")
+    graphs = "; CUDA graphs" if os.environ.get(SWITCH) == "1" else ""
+    print(f"{hardware}; torch {torch.__version__}{graphs}; `python benchmarks/draw_speed.py`\n")
     print("| flow | batch | log p (ms) | draw (ms) | draw / log p | zuko's inverse / log p | round trip |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for case in (case for case in CASES if case.name in options.only):
@@ -142,7 +146,8 @@ def main() -> None:
         with torch.no_grad():
             error = (flow.to_data(flow.to_latent(x, c)[0], c)[0] - x).abs().max()
             for call in calls.values():
-                call()
+                for _ in range(2):  # a CUDA graph is captured in the second
+                    call()
             taken: dict[str, list[float]] = {name: [] for name in calls}
             for _ in range(options.rounds):
                 for name, call in calls.items():

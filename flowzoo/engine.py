@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flowzoo import distributed
+from flowzoo.cuda_graph import Captured
 from flowzoo.flow import ConditionalFlow
 
 Name = Literal["auto", "eager", "compile", "graph"]
-WARM_UP = 3  # passes before a capture, in which libraries choose their kernels and make their workspaces
 
 
 class EngineError(RuntimeError):
@@ -129,30 +129,19 @@ class Graph:
 
 
 class _Captured:
-    """A graph, the tensors that it reads, and those that it writes."""
+    """A graph, and the gradients that it writes."""
 
     def __init__(self, engine: Eager, parameters: list[nn.Parameter], batch: tuple[Tensor, ...]) -> None:
-        self.parameters, self.inputs = parameters, [part.clone() for part in batch]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UP):
-                self._forget()
-                engine(*self.inputs)
-        torch.cuda.current_stream().wait_stream(aside)
-        self._forget()  # so that the capture writes gradients, and adds to none
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.seen = engine(*self.inputs)
+        self.parameters = parameters
+        # Without gradients before it a pass writes them, and adds to none.
+        self.replay = Captured(engine, batch, before=self._forget)
         self.gradients = [parameter.grad for parameter in parameters]
 
     def __call__(self, batch: tuple[Tensor, ...]) -> Tensor:
-        for own, part in zip(self.inputs, batch, strict=True):
-            own.copy_(part)
-        self.graph.replay()
+        seen = self.replay(*batch)
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
-        return self.seen.clone()
+        return seen.clone()
 
     def _forget(self) -> None:
         for parameter in self.parameters:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flowzoo.layers.rounds import until
+
 MAX_DOUBLINGS = 64
 FAR = 8.0 * 2.0**MAX_DOUBLINGS
 MAX_STEPS = 200  # halving alone needs as many as the dtype has bits, and is chosen every time that the rest is slow
@@ -40,9 +42,10 @@ def solve(
         return _newton(with_slope, y, torch.zeros_like(y), -none, none, y.abs(), start=start)
     a, b = torch.full_like(y, -start), torch.full_like(y, start)
     fa, fb = f(a) - y, f(b) - y
+    enough = until(MAX_DOUBLINGS)
     for _ in range(MAX_DOUBLINGS):
         low, high = ~(fa <= 0), ~(fb >= 0)
-        if not bool((low | high).any()):
+        if enough(~(low | high).any()):
             break
         a, b = torch.where(low, 2 * a, a), torch.where(high, 2 * b, b)
         fa, fb = f(a) - y, f(b) - y
@@ -100,6 +103,7 @@ def _newton(
     noise = eps * around
     before, last_x, last_slope = torch.full_like(y, torch.inf), x, x
     solved, over = torch.zeros_like(y, dtype=torch.bool), ~y.isfinite()
+    enough = until(MAX_STEPS)
     for _ in range(MAX_STEPS):
         value, slope = f(x)
         fx = value - y
@@ -125,7 +129,7 @@ def _newton(
         before = left
         solved = torch.where(over, solved, done)
         over = solved | over | left.isnan() | (x.abs() > FAR)
-        if bool(over.all()):
+        if enough(over.all()):
             break
     return torch.where(solved, x, torch.nan)
 
@@ -137,6 +141,7 @@ def _chandrupatla(
     # b is the last point, the root lies between it and a, and c is the one before.
     c, fc, t = a, fa, torch.full_like(y, 0.5)
     best, least = torch.where(fa.abs() < fb.abs(), a, b), torch.minimum(fa.abs(), fb.abs())
+    enough = until(MAX_STEPS)
     for _ in range(MAX_STEPS):
         x = b + t * (a - b)
         fx = f(x) - y
@@ -147,7 +152,7 @@ def _chandrupatla(
         best, least = torch.where(fx.abs() < least, x, best), torch.minimum(fx.abs(), least)
         # Of the whole bracket, what may be left.
         room = (eps * best.abs() + 0.25 * eps) / (a - b).abs()
-        if bool(((room > 0.5) | (least == 0) | ~held).all()):
+        if enough(((room > 0.5) | (least == 0) | ~held).all()):
             break
         xi, phi = (b - a) / (c - a), (fb - fa) / (fc - fa)
         smooth = (phi.square() < xi) & ((1 - phi).square() < 1 - xi)

@@ -1,4 +1,4 @@
-"""zuko's transforms behind ``ConditionalFlow``: its parameters, our inverses.
+"""zuko's transforms behind ``ConditionalFlow``: its parameters, our inverses (``_zuko_inverse``).
 
 zuko maps data to latent in its forward direction. What differs from plain zuko:
 
@@ -16,10 +16,9 @@ zuko maps data to latent in its forward direction. What differs from plain zuko:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -36,28 +35,23 @@ from zuko.flows.gaussianization import ElementWiseTransform
 from zuko.flows.neural import MNN
 from zuko.flows.polynomial import ShiftedSOSPTransform
 from zuko.lazy import LazyTransform, UnconditionalTransform
-from zuko.nn import MaskedLinear, MaskedMLP, Residual
 from zuko.transforms import (
     AdditiveTransform,
     BoundedBernsteinTransform,
-    ComposedTransform,
     CouplingTransform,
     DependentTransform,
     GaussianizationTransform,
     MonotonicAffineTransform,
-    MonotonicTransform,
     SoftclipTransform,
 )
-from zuko.utils import unpack
 
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
-from flowzoo.layers.autoregressive import Stage, invert, schedule
-from flowzoo.layers.implicit import attach
-from flowzoo.layers.monotone import inverse
+from flowzoo.layers.replays import Replays
 from flowzoo.models._embeds import Embeds
 from flowzoo.models._univariate import AsinhTransform, LogSpaceGaussianization
 from flowzoo.models._zuko_bernstein import Bernstein
+from flowzoo.models._zuko_inverse import undo
 from flowzoo.models._zuko_neural import MonotoneNetworks
 from flowzoo.models._zuko_squares import SumsOfSquares
 
@@ -91,6 +85,7 @@ class ZukoFlow(ConditionalFlow):
             made = getattr(transform, "transforms", [transform])
         self.transforms = nn.ModuleList(_repaired(t) for t in made)
         self.sequential_passes = len(self.transforms)  # an autoregressive one, in D steps, costs a pass too
+        self.replays = Replays()
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ZukoFlow:
@@ -111,12 +106,19 @@ class ZukoFlow(ConditionalFlow):
         return z.reshape(u.shape), log_det
 
     def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        u, log_det = self.replays(self._invert, (z, c), self._tensors_of_transforms)
+        return u, log_det
+
+    def _invert(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         u, log_det = z.flatten(1), z.new_zeros(len(z))
         given = self._context(c)
         for lazy in reversed(self.transforms):
-            u, each = _undo(lazy, given, u)
+            u, each = undo(lazy, given, u)
             log_det = log_det + each
         return u.reshape(z.shape), log_det
+
+    def _tensors_of_transforms(self) -> Iterable[Tensor]:
+        return chain(self.transforms.parameters(), self.transforms.buffers())
 
     def _context(self, c: Tensor) -> Tensor | None:
         return c.flatten(1) if self.context_shape.numel() else None
@@ -144,92 +146,6 @@ class ZukoModel(Embeds):
     ) -> ConditionalFlow:
         """See ``flowzoo.models.ModelConfig``."""
         return self.flow_class(event_shape, context_shape, self.make, x_map=x_map, context_map=context_map)
-
-
-def _undo(lazy: LazyTransform, c: Tensor | None, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Invert one lazy transform; the log|det| is that of the inverse."""
-    if isinstance(lazy, MaskedAutoregressiveTransform) and lazy.order is not None:
-        return _undo_autoregressive(lazy, c, y)
-    if isinstance(lazy, ElementWiseTransform):
-        x = _undo_univariate(lazy(c).base, y)
-        return x, -lazy(c).call_and_ladj(x)[1]
-    return lazy(c).inv.call_and_ladj(y)
-
-
-def _undo_autoregressive(lazy: MaskedAutoregressiveTransform, c: Tensor | None, y: Tensor) -> tuple[Tensor, Tensor]:
-    stages = _stages(lazy.hyper)
-    if not hasattr(lazy, "schedule"):  # of the masks alone, which never change
-        lazy.schedule = schedule(stages, lazy.order)
-
-    plan = lazy.schedule
-    affine = lazy.univariate is MonotonicAffineTransform
-
-    def solve(phi: Tensor, y: Tensor, due: Tensor, x: Tensor) -> None:
-        transform = _narrow(lazy.univariate, due)(*unpack(phi.permute(2, 0, 1), lazy.shapes))
-        x.copy_(_undo_univariate(transform, y.t()).t())
-
-    found, phi = invert(stages, plan, _undo_affine if affine else solve, y, c, at_once=affine)
-    x = found.index_select(0, plan.back.to(y.device)).t()
-    if not torch.is_grad_enabled():
-        if affine:
-            return x, _affine_rate(phi[:, 1]).sum(0)
-        transform = _narrow(lazy.univariate, plan.features.to(y.device))(*unpack(phi.permute(2, 0, 1), lazy.shapes))
-        return x, -transform.call_and_ladj(found.t())[1].sum(-1)
-
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        given = lazy.hyper(x if c is None else torch.cat([x, c], -1)).unflatten(-1, (-1, lazy.total))
-        value, log_slope = lazy.univariate(*unpack(given, lazy.shapes)).call_and_ladj(x)
-        return value, log_slope
-
-    x = attach(forward, x, y, plan.steps)
-    return x, -forward(x)[1].sum(-1)
-
-
-def _undo_affine(phi: Tensor, y: Tensor, due: Tensor, x: Tensor) -> None:
-    """The inverse of ``MonotonicAffineTransform`` in few operations: there is one such call for each feature."""
-    shift, scale = phi.unbind(1)
-    torch.mul(_affine_rate(scale).exp_(), y - shift, out=x)
-
-
-def _affine_rate(scale: Tensor) -> Tensor:
-    """The logarithm of the slope of that inverse, which zuko bounds softly."""
-    return torch.div(scale, torch.sub(_MINUS_ONE, torch.abs(scale), alpha=1 / abs(math.log(1e-3))))
-
-
-_MINUS_ONE = torch.tensor(-1.0)  # made once: of a plain number torch makes a tensor at each call
-
-
-def _stages(network: MaskedMLP) -> list[Stage]:
-    """zuko's masked network as its linear layers and what is between them."""
-    found: list[Stage] = []
-    for layer in network:
-        if isinstance(layer, MaskedLinear):
-            found.append(Stage(layer, len(found)))
-        elif isinstance(layer, Residual):
-            first, after, second = layer
-            found += [Stage(first, len(found), after), Stage(second, len(found) + 1, skip=len(found))]
-        else:
-            found[-1] = replace(found[-1], after=layer)
-    return found
-
-
-def _undo_univariate(transform: Transform, y: Tensor) -> Tensor:
-    if isinstance(transform, ComposedTransform):
-        for part in reversed(transform.transforms):
-            y = _undo_univariate(part, y)
-        return y
-    if isinstance(transform, MonotonicTransform):
-        known = transform.solve(y.detach()) if hasattr(transform, "solve") else None
-        return inverse(transform.f, y, getattr(transform, "f_and_g", None), known)
-    x = transform.inv(y)
-    # zuko's spline takes the root of a discriminant that rounding can push below zero.
-    lost = x.isnan() & y.isfinite()
-    return torch.where(lost, inverse(transform, y), x) if bool(lost.any()) else x
-
-
-def _narrow(univariate: Any, due: Tensor) -> Callable[..., Any]:
-    """The univariate constructor for some features only: NAF keeps a stack of networks, one per feature."""
-    return partial(univariate.forward, due=due) if isinstance(univariate, MonotoneNetworks) else univariate
 
 
 class IndexedCoupling(GeneralCouplingTransform):

@@ -9,7 +9,8 @@ from zuko.transforms import GaussianizationTransform, MonotonicAffineTransform, 
 
 from flowzoo.models import build
 from flowzoo.models._univariate import AsinhTransform, LogSpaceGaussianization
-from flowzoo.models._zuko import ZukoFlow, _narrow, _undo_univariate
+from flowzoo.models._zuko import ZukoFlow
+from flowzoo.models._zuko_inverse import _narrow, _undo_univariate
 from flowzoo.seeding import generator, initialisation
 
 D, C = 3, 2
