@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CONSTRAINT := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo "-c constraints-cpu.txt")
 WORKERS ?= 2
 
-.PHONY: bench test check clean
+.PHONY: bench test check gpu clean
 
 bench: $(VENV)/.installed
 	$(BIN)/flowzoo bench --models cglow,maf,sospf
@@ -20,6 +20,16 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q --doctest-modules flowzoo -p no:xdist
+
+# On a machine with a GPU: what only that can test, then the figures of docs/speed.md on it, in runs/gpu.
+gpu: $(VENV)/.installed-dev
+	mkdir -p runs/gpu
+	$(BIN)/pytest -m gpu
+	for engine in eager graph compile; do \
+	  $(BIN)/python benchmarks/speed/run.py --device cuda --engine $$engine --only galacticforge kernels --out runs/gpu/step-$$engine.jsonl; done
+	$(BIN)/python benchmarks/speed/run.py --device cuda --engine graph --only together compare --dims 2 10 64 --out runs/gpu/speed.jsonl
+	$(BIN)/python benchmarks/draw_speed.py --device cuda | tee runs/gpu/draws.md
+	FLOWZOO_CUDA_GRAPHS=1 $(BIN)/python benchmarks/draw_speed.py --device cuda | tee runs/gpu/draws-graphs.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info

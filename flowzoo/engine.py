@@ -38,16 +38,18 @@ class Engine(Protocol):
 def choose(name: Name, flow: ConditionalFlow, device: torch.device) -> Engine:
     """An engine by its name; ``auto`` is ``graph`` on a GPU where that is possible, else ``eager``.
 
+    What ``compile`` makes of a flow is captured as a graph too, where that is possible.
+
     Raises:
         EngineError: in one line, if it cannot be had here.
     """
     if name == "eager":
         return Eager(flow)
-    if name == "compile":
-        return Compiled(flow)
     obstacle = _no_graph(flow, device)
+    if name == "compile":
+        return Compiled(flow) if obstacle else Graph(Compiled(flow), fall_back=True)
     if not obstacle:
-        return Graph(flow, fall_back=name == "auto")
+        return Graph(Eager(flow), fall_back=name == "auto")
     if name == "graph":
         raise EngineError(f"train.engine: graph cannot be had here ({obstacle}); take eager")
     return Eager(flow, f"eager ({obstacle})")
@@ -97,34 +99,38 @@ class Graph:
     """Forward and backward pass captured once as a CUDA graph for each shape of the batch, and replayed: one launch.
 
     Args:
-        flow: on a GPU. Its parameters stay the tensors that they are.
-        fall_back: go on eagerly if the capture fails, and say why in ``words``, rather than raise.
+        engine: what is captured, of a flow on a GPU. Its parameters stay the tensors that they are.
+        fall_back: go on with that if the capture fails, and say why in ``words``, rather than raise.
 
     Raises:
         EngineError: if the capture fails.
     """
 
-    def __init__(self, flow: ConditionalFlow, fall_back: bool) -> None:
-        self.eager, self.fall_back, self.words = Eager(flow), fall_back, "graph"
-        self.parameters = [p for p in flow.parameters() if p.requires_grad]
+    def __init__(self, engine: Eager, fall_back: bool) -> None:
+        self.engine, self.fall_back = engine, fall_back
+        self.words = "graph" if engine.words == "eager" else f"{engine.words}, graph"
+        self.captures = True
+        self.parameters = [p for p in engine.flow.parameters() if p.requires_grad]
         self.captured: dict[tuple[torch.Size, ...], _Captured] = {}
 
     def __call__(self, *batch: Tensor) -> Tensor:
         """See ``Engine``."""
-        if self.words != "graph":
-            return self.eager(*batch)
+        if not self.captures:
+            return self.engine(*batch)
         shapes = tuple(part.shape for part in batch)
         if shapes not in self.captured:
             try:
-                self.captured[shapes] = _Captured(self.eager, self.parameters, batch)
+                self.captured[shapes] = _Captured(self.engine, self.parameters, batch)
+            except EngineError:
+                raise
             except RuntimeError as error:
                 reason = f"the capture failed: {str(error).strip().splitlines()[0]}"
                 if not self.fall_back:
                     raise EngineError(f"train.engine: graph cannot be had here ({reason}); take eager") from error
-                self.words = f"eager ({reason})"
+                self.words, self.captures = f"{self.engine.words} ({reason})", False
                 for parameter in self.parameters:
                     parameter.grad = None
-                return self.eager(*batch)
+                return self.engine(*batch)
         return self.captured[shapes](batch)
 
 

@@ -171,17 +171,39 @@ def test_graph_is_captured_once_for_a_shape_and_its_gradients_are_those_of_the_b
     assert all(torch.equal(p, q) for p, q in zip(plain.parameters, made.parameters, strict=True))
 
 
+def test_compiled_flow_is_captured_too_and_goes_on_without(only_traced, monkeypatch):
+    monkeypatch.setattr(engine, "_no_graph", lambda flow, device: "")
+    monkeypatch.setattr(engine, "_Captured", refuse)
+    assert choose("compile", Silent(), CPU).words == "compile, graph"
+    made, plain = stepper(engine="compile"), stepper()
+    made.step()
+    plain.step()
+    assert made.engine.words.startswith("compile (the capture failed: operation not permitted")
+    assert torch.equal(made.parameters[0], plain.parameters[0])
+
+
+def test_fault_of_the_compiler_is_no_failed_capture(monkeypatch):
+    def refuse(*given):
+        raise EngineError("train.engine: torch cannot compile this flow here (no compiler); take eager")
+
+    monkeypatch.setattr(engine, "_no_graph", lambda flow, device: "")
+    monkeypatch.setattr(engine, "_Captured", refuse)
+    with pytest.raises(EngineError, match="no compiler"):
+        stepper(engine="compile").step()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("way", ["graph", "compile"])
 @pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "nice", "galacticflow"])
-def test_steps_of_a_graph_are_those_of_the_flow(name):
+def test_steps_of_a_graph_are_those_of_the_flow(name, way):
     x, c = torch.randn(500, 2, generator=generator(0, "x")), torch.randn(500, 1, generator=generator(0, "c"))
     split = Splits.make(Data(x, c), device="cuda").train
-    made = {way: stepper(small(name).cuda(), split, engine=way, batch_size=64) for way in ("eager", "graph")}
+    made = {each: stepper(small(name).cuda(), split, engine=each, batch_size=64) for each in ("eager", way)}
     for _ in range(20):
         for one in made.values():
             one.step()
-    assert made["graph"].engine.words == "graph"
-    for p, q in zip(made["eager"].parameters, made["graph"].parameters, strict=True):
+    assert made[way].engine.words == ("graph" if way == "graph" else "compile, graph")
+    for p, q in zip(made["eager"].parameters, made[way].parameters, strict=True):
         torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-5)
-    assert int(made["graph"].first_bad) == -1
+    assert int(made[way].first_bad) == -1
