@@ -131,5 +131,3 @@ def _undo_univariate(transform: Transform, y: Tensor) -> Tensor:
 def _narrow(univariate: Any, due: Tensor) -> Callable[..., Any]:
     """The univariate constructor for some features only: NAF keeps a stack of networks, one per feature."""
     return partial(univariate.forward, due=due) if isinstance(univariate, MonotoneNetworks) else univariate
-
-
