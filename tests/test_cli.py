@@ -190,11 +190,26 @@ def test_bench_prints_the_table_and_where_it_is(run: Run, tmp_path: Path) -> Non
     assert "two_moons: 300 events of 2, given 2 numbers, 300 groups" in done.out
     assert "gaussian" in done.out
     assert "maf" in done.out
-    assert "run/ holds this table" in done.out
+    assert "run/ holds report.html, this table" in done.out
+    assert re.search(r"^two_moons: take (maf|gaussian)$", done.out, re.MULTILINE)
+    assert "has the lowest NLL" in done.out
     readme = (tmp_path / "run" / "README.md").read_text()
     assert f"    flowzoo {' '.join(BENCH)} --out run\n" in readme
     again = run(*BENCH, "--out", "run")
     assert again.out.count("known from before") == 2
+
+
+def test_report_is_written_anew_without_the_data(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*BENCH, "--out", "run")
+    page = tmp_path / "run" / "report.html"
+    before = page.read_text()
+    page.unlink()
+    monkeypatch.setattr(DATASETS.get("two_moons"), "load", lambda self: pytest.fail("the data were loaded"))
+    done = run("report", "run")
+    assert done.status == 0
+    assert page.read_text() == before
+    assert "run/report.html has this" in done.out
+    assert run("report", "nowhere").status == 2
 
 
 def test_default_folder_is_the_same_for_the_same_command_and_another_for_another(run: Run) -> None:
@@ -436,7 +451,7 @@ def test_help_imports_nothing_heavy_and_answers_at_once(command: list[str]) -> N
 def test_help_names_every_command(run: Run) -> None:
     done = run()
     assert done.status == 0
-    for name in ("bench", "fit", "evaluate", "models", "datasets", "metrics", "sample", "density", "embed"):
+    for name in ("bench", "report", "fit", "evaluate", "models", "datasets", "metrics", "sample", "density", "embed"):
         assert name in done.out
 
 

@@ -13,6 +13,7 @@ from flowzoo.cli.drawing import density, sample
 from flowzoo.cli.embedding import embed
 from flowzoo.cli.inferring import calibrate, infer
 from flowzoo.cli.lists import datasets, metrics, models
+from flowzoo.cli.reporting import report
 from flowzoo.cli.training import bench, evaluate, fit
 from flowzoo.cli.tuning import tune
 
@@ -24,7 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (bench, fit, tune, evaluate, infer, calibrate, sample, density, embed, models, datasets, metrics):
+for command in (
+    *(bench, report, fit, tune, evaluate, infer, calibrate, sample, density, embed),
+    *(models, datasets, metrics),
+):
     app.command()(command)
 
 

@@ -27,6 +27,7 @@ from flowzoo.cli._common import (
     print_table,
     settings_of,
 )
+from flowzoo.cli.reporting import show
 from flowzoo.cli.tuning import report_study, tune_flags
 
 
@@ -67,7 +68,6 @@ def bench(
     from flowzoo.harness import execute
     from flowzoo.harness.executors import choose
     from flowzoo.harness.jobs import studies_from
-    from flowzoo.report import to_terminal
 
     flags = [] if folds is None else [f"bench.folds={folds}"]
     flags += ["bench.context_gain=true"] if context_gain else []
@@ -103,8 +103,8 @@ def bench(
         studies=studies,
         on_study=report_study,
     )
-    console.print(to_terminal(result.comparison))
-    typer.echo(f"{result.path}/ holds this table (csv, md, tex), the records and the trained flows.")
+    show(result.comparison, result.verdicts, console)
+    typer.echo(f"{result.path}/ holds report.html, this table (csv, md, tex), the records and the trained flows.")
     if result.figures:
         typer.echo(f"{result.path}/figures/ holds {', '.join(path.name for path in result.figures)}.")
     if result.failed:

@@ -22,6 +22,7 @@ from flowzoo.harness.executors import Executor, choose, here
 from flowzoo.harness.folder import finished_cells, held, scores_of, write_readme
 from flowzoo.harness.jobs import as_text, cell_job, remember, studies_from
 from flowzoo.harness.plan import Cell, default_out, make_plan
+from flowzoo.harness.reporting import write_report
 from flowzoo.harness.run import fail_cell, take_twin
 from flowzoo.harness.settings import Settings
 from flowzoo.harness.source import open_sources
@@ -30,8 +31,7 @@ from flowzoo.harness.together import by_seed, train_together
 from flowzoo.harness.tuning import check_studies, run_studies
 from flowzoo.record import Record
 from flowzoo.report import Cell as Finished
-from flowzoo.report import Table, join_folds, make_table, to_csv, to_latex, to_markdown, write_figures
-from flowzoo.storage import write_atomic
+from flowzoo.report import Table, Verdict
 from flowzoo.train import FitConfig
 from flowzoo.tune import Tuned
 
@@ -44,13 +44,15 @@ class BenchResult:
         comparison: the table with its footnotes (``flowzoo.report.to_markdown`` and the like render it).
         path: the run directory.
         records: one per cell, in the order of the plan.
-        figures: the files in ``figures/``, where events are images.
+        figures: the files in ``figures/``.
+        verdicts: what the table means, by dataset.
     """
 
     comparison: Table
     path: Path
     records: list[Record]
     figures: list[Path] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
 
     @property
     def failed(self) -> list[Record]:
@@ -218,7 +220,8 @@ def execute(
         check_studies(studies, folder, force=force)
         finished = finished_cells(cells, folder, force=force)  # refused before anything is written
         remember(text, cells, studies)
-        write_readme(folder, command or shlex.join(["flowzoo", *sys.argv[1:]]), cells)
+        command = command or shlex.join(["flowzoo", *sys.argv[1:]])
+        write_readme(folder, command, cells)
         run(cells, finished)
         options: dict[str, Any] = {"executor": executor, "show": show, "on_study": on_study}
         found = run_studies(studies, folder, settings=settings, text=text, **options)
@@ -231,19 +234,18 @@ def execute(
                 for cell in study.own(cells):
                     more.append(replace(cell, tuned=True))
                     keep(fail_cell(more[-1], folder, f"tuning: {reason}"), False)
-        return _conclude([records[cell.stem] for cell in (*cells, *more)], folder)
+        return _conclude([records[cell.stem] for cell in (*cells, *more)], folder, command)
 
 
-def _conclude(done: list[Record], folder: Path) -> BenchResult:
+def _conclude(done: list[Record], folder: Path, command: str) -> BenchResult:
     finished = [
         Finished(known, scores_of(known, folder / "cells" / f"{known.stem}.json") if known.status == "ok" else {})
         for known in done
     ]
-    finished = join_folds(finished)
-    table = make_table(finished)
-    for ending, render in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-        write_atomic(folder / f"table.{ending}", render(table).encode())
-    return BenchResult(table, folder, done, write_figures(finished, folder))
+    flows = {known.stem: folder / "checkpoints" / f"{known.stem}.safetensors" for known in done}
+    flows = {stem: path for stem, path in flows.items() if path.exists()}
+    written = write_report(finished, folder, flows, command)
+    return BenchResult(written.table, folder, done, written.figures, written.verdicts)
 
 
 def _call(**arguments: Any) -> str:

@@ -266,6 +266,15 @@ def _difference(old: Any, new: Any, prefix: str = "") -> str:
     )
 
 
+def command_of(folder: Path) -> str:
+    """What made a run, as its README has it; empty if that is gone."""
+    try:
+        lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in lines if line.startswith("    ")), "")
+
+
 def write_readme(folder: Path, command: str, cells: Sequence[Cell]) -> None:
     """Say in the run directory what made it, from what data, and which file is what."""
     sources: dict[str, dict[int | None, Source]] = {}
@@ -282,8 +291,9 @@ def write_readme(folder: Path, command: str, cells: Sequence[Cell]) -> None:
         "",
         "| file | what it is |",
         "| --- | --- |",
+        "| `report.html` | what to take from it, the tables and the figures on one page, which needs no other file |",
         "| `table.csv` `table.md` `table.tex` | the comparison, a row per dataset and model |",
-        "| `figures/*.png` | real beside drawn events, where events are images or particles of groups |",
+        "| `figures/*.png` | how far models are apart, how they were trained, and what the data allow |",
         "| `cells/*.json` | one record per dataset, model, seed and fold |",
         "| `cells/*.safetensors` | log q of each test event (nats) and its group; what the figures show |",
         "| `checkpoints/*.safetensors` | trained flows: `flowzoo.load(path)` |",

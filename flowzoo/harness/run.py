@@ -80,6 +80,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None, lease: Lease
             done = write(Record(**common, status="failed", reason=reason, metrics=metrics))
         else:
             found = evaluate_flow(flow, cell.source, cell.seed, cell.bench)
+            found.scores["training.history"] = _history(result)
             peak = memory.read()  # of this training, before a second one
             if cell.bench.context_gain:
                 try:
@@ -125,6 +126,12 @@ def take_twin(cell: Cell, twin: Record, folder: Path) -> Record:
     done = replace(twin, model=cell.label, notes=[*twin.notes, note])
     record.save(done, folder / "cells", record.load_scores(path))
     return done
+
+
+def _history(result: train.FitResult) -> Tensor:
+    """``(V, 3)``: step, training NLL since the last validation, validation NLL."""
+    rows = [[row["step"], row["train_nll"], row["validation_nll"]] for row in result.history]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
 
 
 def _in_words(result: train.FitResult) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from flowzoo.report.table import Table
 from flowzoo.report.words import word
 
 Row = dict[str, Any]
@@ -35,6 +36,14 @@ def name_of(heading: str) -> str:
 def has(row: Row, column: str) -> bool:
     """Whether a row has a number there."""
     return not math.isnan(row.get(column, math.nan))
+
+
+def by_dataset(table: Table) -> dict[str, list[Row]]:
+    """The rows of a table, by dataset, in their order."""
+    rows: dict[str, list[Row]] = {}
+    for row in table.frame.to_dict("records"):
+        rows.setdefault(row["dataset"], []).append({str(k): v for k, v in row.items()})
+    return rows
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -1,8 +1,8 @@
-"""The figures of a run: of images, maps and power spectra; of catalogues, projections, marginals, contours and MMD; of
-posteriors, their calibration.
+"""The figures of a run: NLL and training; of images, maps and power spectra; of catalogues, projections, marginals,
+contours and MMD; of posteriors, their calibration.
 
-They are drawn from the tensors that a cell keeps beside its record: ``examples.*``, ``power_spectrum.*``, ``mmd.*``,
-and ``sbc.*``, ``hpd.*``, ``tarp.*``, ``posterior_error.*``.
+They are drawn from the table and from the tensors that a cell keeps beside its record: ``training.history``,
+``examples.*``, ``power_spectrum.*``, ``mmd.*``, and ``sbc.*``, ``hpd.*``, ``tarp.*``, ``posterior_error.*``.
 matplotlib is imported when the first one is drawn, and without pyplot: no state of the process is changed, no window
 opened.
 """
@@ -25,11 +25,14 @@ from flowzoo.report import (
     figures_maps,
     figures_marginals,
     figures_mmd,
+    figures_nll,
     figures_particles,
     figures_spectra,
+    figures_training,
 )
 from flowzoo.report._style import Shown, Style, shown, styles
-from flowzoo.report.table import Cell
+from flowzoo.report.columns import by_dataset, has
+from flowzoo.report.table import Cell, Table
 from flowzoo.storage import write_atomic
 
 if TYPE_CHECKING:
@@ -39,23 +42,25 @@ FOLDER = "figures"
 DPI = 150
 
 
-def figures(cells: Sequence[Cell]) -> dict[str, Figure]:
+def figures(cells: Sequence[Cell], table: Table | None = None) -> dict[str, Figure]:
     """Draw what the cells allow.
 
     Args:
         cells: finished cells in any order, failed ones too; of each model the lowest seed is shown.
+        table: theirs.
 
     Returns:
+        ``nll.<dataset>`` where the table compares two models, and ``training.<dataset>``.
         ``maps.<dataset>`` (real maps and draws) and ``power.<dataset>`` (power spectra and their ratio) to the figure;
         of images of several channels one each, ``maps.<dataset>.<channel>``. Of vector events with groups, such as
         galaxies, ``marginals.<dataset>``, ``corner.<dataset>.<model>``, ``mmd.<dataset>``, and where columns have the
         role of a position ``particles.<dataset>.<model>`` and ``contours.<dataset>``.
-        Where posteriors were tested, ``calibration.<dataset>``. Nothing for other data.
+        Where posteriors were tested, ``calibration.<dataset>``.
     """
-    return {stem: draw() for stem, draw in _plan(cells).items()}
+    return {stem: draw() for stem, draw in _plan(cells, table).items()}
 
 
-def write_figures(cells: Sequence[Cell], folder: Path) -> list[Path]:
+def write_figures(cells: Sequence[Cell], folder: Path, table: Table | None = None) -> list[Path]:
     """Write ``figures/*.png`` into the directory of a run.
 
     What cannot be drawn or written is a warning, and the others are written: no figure is worth a run.
@@ -63,12 +68,13 @@ def write_figures(cells: Sequence[Cell], folder: Path) -> list[Path]:
     Args:
         cells: as for ``figures``.
         folder: the run directory.
+        table: as for ``figures``.
 
     Returns:
-        The files, those of the maps first.
+        The files, those of the comparison first.
     """
     written = []
-    for stem, draw in _plan(cells).items():
+    for stem, draw in _plan(cells, table).items():
         path = folder / FOLDER / f"{stem}.png"
         try:
             content = io.BytesIO()
@@ -82,10 +88,10 @@ def write_figures(cells: Sequence[Cell], folder: Path) -> list[Path]:
     return written
 
 
-def _plan(cells: Sequence[Cell]) -> dict[str, Callable[[], Figure]]:
+def _plan(cells: Sequence[Cell], table: Table | None = None) -> dict[str, Callable[[], Figure]]:
     """By file name, how to draw it."""
     known = styles(cells)
-    plan: dict[str, Callable[[], Figure]] = {}
+    plan = _comparison(cells, table, known)
     for found in _shown(cells, figures_maps.NEEDED, known):
         events = found.first["examples.real"].ndim
         if events == 3:
@@ -100,6 +106,24 @@ def _plan(cells: Sequence[Cell]) -> dict[str, Callable[[], Figure]]:
             plan[_stem("mmd", found.dataset, "")] = partial(figures_mmd.mmd, found)
     for found in figures_calibration.calibrated(cells, known):
         plan[_stem("calibration", found.dataset, "")] = partial(figures_calibration.calibration, found)
+    return plan
+
+
+def _comparison(
+    cells: Sequence[Cell], table: Table | None, known: Mapping[str, Style]
+) -> dict[str, Callable[[], Figure]]:
+    """What there is of any data: how far the models are apart, and how they were trained."""
+    plan: dict[str, Callable[[], Figure]] = {}
+    for dataset, rows in ({} if table is None else by_dataset(table)).items():
+        compared = [row for row in rows if has(row, "delta_nll")]
+        if len(compared) > 1:
+            plan[_stem("nll", dataset, "")] = partial(figures_nll.nll, dataset, compared, known)
+    trained: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if len(cell.scores.get(figures_training.HISTORY, ())) > 1:  # a closed form has but one
+            trained.setdefault(cell.record.dataset, []).append(cell)
+    for dataset, found in trained.items():
+        plan[_stem("training", dataset, "")] = partial(figures_training.training, dataset, found, known)
     return plan
 
 

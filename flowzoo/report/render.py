@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowzoo.report.columns import OPTIONAL, PARTS, Row, Shown, name_of
+from flowzoo.report.columns import OPTIONAL, PARTS, Row, Shown, by_dataset, name_of
 from flowzoo.report.table import Missing, Table
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ _LEAST = (
 class Block:
     """One dataset's part of a table, as text; an empty text is a value that is not there.
 
-    ``bold`` says which rows are the best or tied with it; ``reasons`` are footnotes on cells that failed and
-    values that are missing, ``legend`` those on what the columns mean.
+    ``dataset`` is its name, ``bold`` says which rows are the best or tied with it; ``reasons`` are footnotes on cells
+    that failed and values that are missing, ``legend`` those on what the columns mean.
     """
 
+    dataset: str
     title: str
     headings: list[str]
     rows: list[list[str]]
@@ -137,11 +138,8 @@ def to_latex(table: Table) -> str:
 
 def blocks(table: Table) -> list[Block]:
     """The table as text, a block per dataset, with the columns that have something to say there."""
-    rows: dict[str, list[Row]] = {}
-    for row in table.frame.to_dict("records"):
-        rows.setdefault(row["dataset"], []).append({str(k): v for k, v in row.items()})
-    found = []
-    for dataset, of_dataset in rows.items():
+    found: list[Block] = []
+    for dataset, of_dataset in by_dataset(table).items():
         for part, columns in PARTS:
             block = _block(dataset, of_dataset, table.missing, part, columns)
             if not part or len(block.headings) > 1:
@@ -156,6 +154,7 @@ def _block(dataset: str, rows: list[Row], missing: list[Missing], part: str, col
     if part:
         finished = [row["model"] for row in rows if row["seeds"]]
         return Block(
+            dataset,
             f"{dataset}, {part}",
             ["model", *(column.heading for column in shown)],
             [[row["model"], *(column.text(row) for column in shown)] for row in rows],
@@ -179,6 +178,7 @@ def _block(dataset: str, rows: list[Row], missing: list[Missing], part: str, col
     legend += [TUNING] if any(column.sources[0] == "tuning_gain" for column in shown) else []
     legend += [SEEDS] if any(column.sources == ("nll_seed_se",) for column in shown) else []
     return Block(
+        dataset,
         title,
         ["model", *(column.heading for column in shown)],
         [[row["model"], *(column.text(row) for column in shown)] for row in rows],

@@ -1,0 +1,205 @@
+"""What a table means, in words: which flow to take, and what to know of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flowzoo.metrics import Column
+from flowzoo.report.columns import Row, by_dataset, has, rounded, significant
+from flowzoo.report.figures_training import HISTORY
+from flowzoo.report.table import Cell, Table
+from flowzoo.report.words import BAD, DOUBTFUL, GOOD, word
+
+BASELINE = "gaussian"
+# What the posteriors are, by the word for the p-value of all calibration tests together.
+_POSTERIORS = {
+    GOOD: "pass the calibration tests",
+    DOUBTFUL: "are in doubt by the calibration tests",
+    BAD: "fail the calibration tests: their error bars are not to be believed",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The findings on one dataset.
+
+    Args:
+        dataset: its name.
+        take: the model to take, empty if none has a score: of the best and those tied with it the first, by NLL, of
+            which no column is bad, or else the best.
+        lines: the findings, a sentence or two each, without a full stop at their end; the first is on the fit.
+    """
+
+    dataset: str
+    take: str
+    lines: tuple[str, ...]
+
+
+def verdicts(table: Table, cells: Sequence[Cell] = ()) -> list[Verdict]:
+    """One for each dataset, in the order of the table.
+
+    The words good, doubtful and bad are those of the columns' thresholds (``flowzoo metrics`` lists the columns).
+    Nothing is said of what was not computed.
+
+    Args:
+        table: the comparison.
+        cells: what it was made of, for what is to be said of trainings.
+    """
+    return [
+        _verdict(dataset, rows, [cell for cell in cells if cell.record.dataset == dataset])
+        for dataset, rows in by_dataset(table).items()
+    ]
+
+
+def _verdict(dataset: str, rows: list[Row], cells: Sequence[Cell]) -> Verdict:
+    best = next((row for row in rows if row["best"]), None)
+    failed = [row["model"] for row in rows if row["status"] != "ok"]
+    lost = [f"{_and(failed)} failed or did so for some seeds: the reasons are beside the table"] if failed else []
+    if best is None:
+        return Verdict(dataset, "", ("No model can be compared: the reasons are beside the table", *lost))
+    near = [row for row in rows if row["tied"]]
+    judged = {row["model"]: _bad_columns(row) for row in near}
+    sound = [row for row in near if not judged[row["model"]]]
+    take = (sound or [best])[0]
+    found = [
+        *_fit(rows, best, near),
+        *_baseline(rows, best, near),
+        *_choice(take, best, judged),
+        *_excess(take),
+        *_context(take),
+        *_draws(take),
+        *_calibration(rows, take),
+        *_unfinished(rows, cells),
+    ]
+    return Verdict(dataset, take["model"], (*found, *lost))
+
+
+def _fit(rows: list[Row], best: Row, near: list[Row]) -> list[str]:
+    name, nll = best["model"], _with_error(best["nll_nats"], best["nll_se"])
+    text = f"{name} has the lowest NLL of events that no training saw, {nll} nats an event"
+    others = [row["model"] for row in near if row is not best]
+    if others:
+        return [f"{text}; {_and(others)} {'is' if len(others) == 1 else 'are'} within two standard errors of it"]
+    further = [row for row in rows if row is not best and has(row, "delta_nll")]
+    if not further:
+        return [text]
+    second = further[0]
+    ahead = f"{text}, {_with_error(second['delta_nll'], second['delta_se'])} less than {second['model']}"
+    if math.isnan(second["delta_se"]):
+        return [f"{ahead}; of one test group no error is known, and another group may tell otherwise"]
+    return [ahead]
+
+
+def _baseline(rows: list[Row], best: Row, near: list[Row]) -> list[str]:
+    baseline = next((row for row in rows if row["model"] == BASELINE and has(row, "delta_nll")), None)
+    if baseline is None or len(rows) == 1:
+        return []
+    if baseline is best:
+        return ["No flow is better than this linear-Gaussian baseline: none is needed, or more training or data are"]
+    if baseline in near:
+        return [
+            "The linear-Gaussian baseline is as good within two standard errors: no flow is needed, or none trained"
+        ]
+    gain = _with_error(baseline["delta_nll"], baseline["delta_se"])
+    return [f"The linear-Gaussian baseline is {gain} nats behind it"]
+
+
+def _choice(take: Row, best: Row, judged: Mapping[str, list[str]]) -> list[str]:
+    """Why another than the best is taken, or what is bad of the one that is."""
+    wrong = judged[best["model"]]
+    if not wrong:
+        return []
+    if take is not best:
+        return [f"{best['model']} is bad in {_and(wrong)}, and {take['model']} in nothing"]
+    return [
+        f"It is bad in {_and(wrong)}, as all are that are as good" if len(judged) > 1 else f"It is bad in {_and(wrong)}"
+    ]
+
+
+def _excess(row: Row) -> list[str]:
+    if not has(row, "excess_nll"):
+        return []
+    return [f"{row['model']} is {significant(row['excess_nll'])} nats an event above the exact density"]
+
+
+def _context(row: Row) -> list[str]:
+    if has(row, "context_gain"):
+        gain, se = row["context_gain"], row["context_gain_se"]
+        text = f"Trained without its context it is {_with_error(gain, se)} nats worse"
+        if gain <= 2 * se:
+            return [f"{text}: no gain that is sure"]
+        return [text]
+    if has(row, "context_use") and row["context_use"] <= 0:
+        return ["With contexts exchanged between groups it scores no worse: it makes no use of its context"]
+    return []
+
+
+def _draws(row: Row) -> list[str]:
+    if has(row, "c2st_floor"):
+        value, floor = significant(row["c2st"]), significant(row["c2st_floor"])
+        return [f"A classifier tells its draws from test events in {value} of the cases ({floor}: real from real)"]
+    if has(row, "sw") and has(row, "sw_floor"):
+        value, floor = significant(row["sw"]), significant(row["sw_floor"])
+        return [f"Its draws are {value} spreads from the test events (sliced Wasserstein; {floor}: real from real)"]
+    return []
+
+
+def _calibration(rows: list[Row], take: Row) -> list[str]:
+    """Of the one to take, and who else's posteriors pass, where its own do not."""
+    said = _said(take, "calibration_p")
+    if not said:
+        return []
+    p = significant(take["calibration_p"], 2)
+    text = f"The posteriors of {take['model']} {_POSTERIORS[said]} (p = {p})"
+    able = [row["model"] for row in rows if _said(row, "calibration_p") == GOOD]
+    return [f"{text}; those of {_and(able)} pass" if said != GOOD and able else text]
+
+
+def _unfinished(rows: list[Row], cells: Sequence[Cell]) -> list[str]:
+    gains = {cell.record.model: _late_gain(cell) for cell in cells}
+    found = [row["model"] for row in rows if gains.get(row["model"], 0.0) > row["nll_se"]]
+    if not found:
+        return []
+    return [f"More steps are worth it: the last tenth of them gained {_and(found)} more than the error of the NLL"]
+
+
+def _late_gain(cell: Cell) -> float:
+    """What the last tenth of the steps has brought on the validation split, nats; 0 without a history."""
+    history = cell.scores.get(HISTORY)
+    if history is None or len(history) < 2:
+        return 0.0
+    step, validation = history[:, 0], history[:, 2]
+    return float(validation[step <= 0.9 * step[-1]].min() - validation[-1])
+
+
+def _bad_columns(row: Row) -> list[str]:
+    # What has a noise floor is judged beside it, and by no threshold.
+    found = [name for name, known in _known().items() if _said(row, name) == BAD and not has(row, known.floor or "")]
+    # The family of calibration tests stands for its members, of which one in many is bad by chance.
+    tests = [name for name in found if name.endswith("_p")]
+    family = ["calibration"] if "calibration_p" in tests else []
+    return [name for name in found if name not in tests] + family
+
+
+def _said(row: Row, column: str) -> str:
+    known = _known().get(column)
+    return word(known, row[column]) if known is not None and has(row, column) else ""
+
+
+def _known() -> dict[str, Column]:
+    from flowzoo.metrics import columns  # every metric's file: when a table is read, not before
+
+    try:
+        return columns()
+    except ImportError:  # a metric of a third party lacks its package: the numbers still stand
+        return {}
+
+
+def _with_error(value: float, error: float) -> str:
+    return " ± ".join(filter(None, rounded(value, error)))
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

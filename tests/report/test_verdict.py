@@ -1,0 +1,111 @@
+"""What is said of a table: which flow to take, and why."""
+
+import math
+
+import pytest
+import torch
+
+from flowzoo.record import Record
+from flowzoo.report import verdicts
+from flowzoo.report.figures_training import HISTORY
+from flowzoo.report.table import Cell, make_table
+
+SHARED = 20 * torch.randn(300, generator=torch.Generator().manual_seed(0))
+NOISE = 0.1 * torch.randn(300, generator=torch.Generator().manual_seed(1))
+TIE = SHARED + NOISE - NOISE.mean() - 1e-4
+
+
+def cell(model, log_prob, *, groups=100, history=None, **metrics):
+    values = {"nll_nats": -float(log_prob.double().mean()), **metrics}
+    record = Record("maps", model, 0, "h", "ok", metrics=values, split_hash="abc", n_test=300)
+    scores = {"log_prob": log_prob, "group": torch.arange(300) % groups}
+    if history is not None:
+        scores[HISTORY] = torch.tensor([[step, 0.0, nll] for step, nll in history], dtype=torch.float64)
+    return Cell(record, scores)
+
+
+def said(*cells):
+    (found,) = verdicts(make_table(cells), cells)
+    return found
+
+
+def test_best_is_taken_with_its_lead():
+    found = said(cell("far", SHARED - 3), cell("near", SHARED - 1 + NOISE), cell("best", SHARED))
+    assert found.take == "best"
+    assert found.lines[0].startswith("best has the lowest NLL of events that no training saw")
+    assert found.lines[0].endswith("less than near")
+    assert "0.9954 ± 0.0066 less" in found.lines[0]
+
+
+def test_ties_are_named_and_the_first_without_a_bad_column_is_taken():
+    cells = [cell("best", SHARED, calibration_p=1e-9, sbc_p=1e-9), cell("tie", TIE, calibration_p=0.5, sbc_p=1e-4)]
+    found = said(*cells, cell("far", SHARED - 3, calibration_p=0.4))
+    assert found.take == "tie"
+    assert found.lines[0].endswith("; tie is within two standard errors of it")
+    assert "best is bad in calibration, and tie in nothing" in found.lines
+    assert "The posteriors of tie pass the calibration tests (p = 0.50)" in found.lines
+
+
+def test_best_that_is_bad_is_taken_where_no_other_is_as_good_and_who_passes_is_named():
+    found = said(cell("best", SHARED, calibration_p=1e-9), cell("far", SHARED - 3, calibration_p=0.4))
+    assert found.take == "best"
+    assert "It is bad in calibration" in found.lines
+    wrong = [line for line in found.lines if line.startswith("The posteriors of best fail")]
+    assert wrong == [
+        "The posteriors of best fail the calibration tests: their error bars are not to be believed "
+        "(p = 1.0e-09); those of far pass"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gaussian", "words"),
+    [
+        (SHARED - 2, "The linear-Gaussian baseline is 2.00"),
+        (TIE, "The linear-Gaussian baseline is as good within two standard errors"),
+        (SHARED + 2, "No flow is better than this linear-Gaussian baseline"),
+    ],
+)
+def test_baseline_is_what_a_flow_must_beat(gaussian, words):
+    found = said(cell("maf", SHARED), cell("gaussian", gaussian))
+    assert any(line.startswith(words) for line in found.lines)
+
+
+def test_one_test_group_claims_no_order():
+    found = said(cell("maf", SHARED, groups=1), cell("nsf", SHARED - 1, groups=1))
+    assert "of one test group no error is known" in found.lines[0]
+
+
+def test_gain_of_context_draws_and_excess_are_said_of_the_one_taken():
+    cells = [
+        cell("maf", SHARED, context_gain=0.1, context_gain_se=0.2, c2st=0.9, c2st_floor=0.5, excess_nll=0.3),
+        cell("nsf", SHARED - 1, context_gain=5.0, context_gain_se=0.2, c2st=0.6, c2st_floor=0.5, excess_nll=1.3),
+    ]
+    lines = said(*cells).lines
+    assert "Trained without its context it is 0.10 ± 0.20 nats worse: no gain that is sure" in lines
+    assert "A classifier tells its draws from test events in 0.900 of the cases (0.500: real from real)" in lines
+    assert "maf is 0.300 nats an event above the exact density" in lines
+    assert not any("c2st" in line for line in lines)  # beside its floor no threshold speaks
+
+
+def test_who_was_still_learning_is_said():
+    done = [(0, 50.0), (90, 20.0), (100, 19.99)]
+    learning = [(0, 50.0), (90, 30.0), (100, 20.0)]
+    found = said(cell("maf", SHARED, history=done), cell("nsf", SHARED - 1, history=learning))
+    assert [line for line in found.lines if "More steps" in line] == [
+        "More steps are worth it: the last tenth of them gained nsf more than the error of the NLL"
+    ]
+
+
+def test_failures_are_said_and_nothing_is_taken_where_nothing_can_be_compared():
+    broken = Cell(Record("maps", "broken", 0, "h", "failed", reason="it broke"), {})
+    assert said(cell("maf", SHARED), broken).lines[-1].startswith("broken failed")
+    found = said(broken)
+    assert found.take == ""
+    assert found.lines[0].startswith("No model can be compared")
+
+
+def test_nothing_is_said_of_what_is_not_there():
+    (line,) = said(cell("maf", SHARED)).lines
+    assert line.startswith("maf has the lowest NLL")
+    assert "nan" not in line
+    assert math.isfinite(float(line.split(", ")[1].split(" ±")[0]))
