@@ -13,13 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowzoo.layers.rounds import until
+
 BLOCK = 32  # steps at a time; of twice or half as many the time is much the same
 PASSES = 12  # over a block at most, before it is done in steps: they cost as much by then; trained flows take 4 to 8
+READ = 32  # inputs that a product of a step reads in vain at most, as they are not known yet; half as many save nothing
 # Multiplications of a pass for each step that passes may save: some ten passes of so many take a CPU's core as long as
 # the step. An accelerator waits for launches, and not for these.
 WORTHWHILE = 1e5
@@ -116,7 +120,6 @@ def schedule(stages: Sequence[Stage], order: Tensor) -> Schedule:
     )
 
 
-@torch.no_grad()
 def invert(
     stages: Sequence[Stage],
     plan: Schedule,
@@ -133,11 +136,21 @@ def invert(
         solve: the univariate inverse.
         y: ``(N, D)``.
         context: ``(N, C)`` that the first stage sees behind the event, or None.
-        at_once: whether ``solve`` is so cheap that a block may be solved several times over, rather than in steps.
+        at_once: whether ``solve`` is a closed form: without autograd, and so cheap that a block may be solved several
+            times over, rather than in steps.
 
     Returns:
-        x ``(D, N)`` and parameters ``(D, P, N)`` of ``plan.features``.
+        x ``(D, N)`` and parameters ``(D, P, N)`` of ``plan.features``, without gradient. With ``at_once`` they are
+        inference tensors: what is computed from them may enter a graph, they may not.
     """
+    # Calls on a few numbers are what takes time, and without autograd's bookkeeping they take a seventh less.
+    with torch.inference_mode() if at_once else torch.no_grad():
+        return _invert(stages, plan, solve, y, context, at_once)
+
+
+def _invert(
+    stages: Sequence[Stage], plan: Schedule, solve: Solve, y: Tensor, context: Tensor | None, at_once: bool
+) -> tuple[Tensor, Tensor]:
     rows, size = y.shape
     units = [plan.features.to(y.device), *(each.to(y.device) for each in plan.units)]
     # Features and units are rows, so that those of a step lie together.
@@ -161,7 +174,7 @@ def invert(
         if stage.source == 0 and context is not None:
             states.append(torch.addmm(bias, part(k, all_of, contexts), context.t()))
         else:
-            states.append(bias.repeat(1, rows))
+            states.append(bias.expand(-1, rows).contiguous())
     # Where in a state that is added the rows of a stage lie.
     skips = [
         None if stage.skip is None else torch.argsort(units[stage.skip]).index_select(0, own)
@@ -191,10 +204,10 @@ def invert(
             index = skips[k]
             skip = None if stage.skip is None or index is None else (states[stage.skip], index[first:last])
             own, inputs_now = states[k + 1][first:last], states[stage.source][old:new]
-            sizes = [known[s + 1] - known[s] for s in range(start, stop)]
-            layers.append(_Layer(own, seen, inputs_now, _in_place(stage.after), skip, sizes))
+            sizes, reads = ([b - a for a, b in pairwise(each[start : stop + 1])] for each in (known, inputs))
+            layers.append(_Layer(own, seen, inputs_now, _in_place(stage.after), skip, sizes, reads))
         first, last = plan.due[start], plan.due[stop]
-        sizes = [plan.due[s + 1] - plan.due[s] for s in range(start, stop)]
+        sizes = [b - a for a, b in pairwise(plan.due[start : stop + 1])]
         ends = (given[first:last], target[first:last], due[first:last], states[0][first:last])
         work = rows * sum(layer.seen.numel() for layer in layers)
         if at_once and stop - start > PASSES and work <= room * (stop - start):
@@ -216,6 +229,7 @@ class _Layer:
         after: what they go through, in place, or None.
         skip: a state of which rows are added, and which ones, or None.
         sizes: of the k, those of each step.
+        reads: of the i, those that each step adds.
     """
 
     own: Tensor
@@ -224,6 +238,7 @@ class _Layer:
     after: Callable[[Tensor], object] | None
     skip: tuple[Tensor, Tensor] | None
     sizes: list[int]
+    reads: list[int]
 
 
 #: Of the features of a block parameters, y, index and x.
@@ -235,21 +250,31 @@ def _one_by_one(layers: list[_Layer], solve: Solve, ends: _Ends, sizes: list[int
     work = []
     for layer in layers:
         state, index = layer.skip or (None, None)
-        parts = (None,) * len(sizes) if index is None else index.split(layer.sizes)
         own = [now if count else None for now, count in zip(layer.own.split(layer.sizes), layer.sizes, strict=True)]
-        inputs = layer.inputs if len(layer.inputs) else None
-        work.append((own, layer.seen.split(layer.sizes), inputs, layer.after, state, parts))
+        parts = (None,) * len(sizes) if index is None else index.split(layer.sizes)
+        # Some steps share their inputs: cut for each of them, these would take longer than products with zeros.
+        few = max(1, READ * len(sizes) // max(1, len(layer.inputs)))
+        seen: list[Tensor] = []
+        inputs: list[Tensor | None] = []
+        first = read = 0
+        for s in range(0, len(sizes), few):
+            counts = layer.sizes[s : s + few]
+            last, read = first + sum(counts), read + sum(layer.reads[s : s + few])
+            seen += layer.seen[first:last, :read].split(counts)
+            inputs += [layer.inputs[:read] if read else None] * len(counts)
+            first = last
+        work.append((list(zip(own, seen, inputs, parts, strict=True)), layer.after, state))
     for s, due in enumerate(zip(*(end.split(sizes) for end in ends), strict=True)):
-        for own, seen, inputs, after, state, parts in work:
-            now = own[s]
+        for steps, after, state in work:
+            now, weight, known, part = steps[s]
             if now is None:
                 continue
-            if inputs is not None:
-                now.addmm_(seen[s], inputs)
+            if known is not None:
+                now.addmm_(weight, known)
             if after is not None:
                 after(now)
             if state is not None:
-                now.add_(state.index_select(0, parts[s]))  # type: ignore[arg-type]
+                now.add_(state.index_select(0, part))
         solve(*due)
 
 
@@ -261,6 +286,7 @@ def _all_at_once(layers: list[_Layer], solve: Solve, ends: _Ends) -> bool:
     """
     phi, target, due, x = ends
     before, found = [layer.own.clone() for layer in layers], torch.empty_like(x)
+    enough = until(PASSES)
     for _ in range(PASSES):
         for layer, base in zip(layers, before, strict=True):
             torch.addmm(base, layer.seen, layer.inputs, out=layer.own)
@@ -269,7 +295,7 @@ def _all_at_once(layers: list[_Layer], solve: Solve, ends: _Ends) -> bool:
             if layer.skip is not None:
                 layer.own.add_(layer.skip[0].index_select(0, layer.skip[1]))
         solve(phi, target, due, found)
-        if torch.equal(found, x):
+        if enough((found == x).all()):
             return True
         x.copy_(found)
     x.zero_()  # what is not known yet counts with weight 0, unless it is not finite

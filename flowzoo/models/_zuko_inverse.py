@@ -89,14 +89,16 @@ def _placed(plan: Schedule, device: torch.device) -> Schedule:
 def _undo_affine(phi: Tensor, y: Tensor, due: Tensor, x: Tensor) -> None:
     """The inverse of ``MonotonicAffineTransform`` in few operations: there is one such call for each feature."""
     shift, scale = phi.unbind(1)
-    torch.mul(_affine_rate(scale).exp_(), y - shift, out=x)
+    _affine_rate(scale, out=x).exp_().mul_(y - shift)
 
 
-def _affine_rate(scale: Tensor) -> Tensor:
+def _affine_rate(scale: Tensor, out: Tensor | None = None) -> Tensor:
     """The logarithm of the slope of that inverse, which zuko bounds softly."""
-    return torch.div(scale, torch.sub(_MINUS_ONE, torch.abs(scale), alpha=1 / abs(math.log(1e-3))))
+    out = torch.sub(_MINUS_ONE, torch.abs(scale, out=out), alpha=_SOFT, out=out)
+    return torch.div(scale, out, out=out)
 
 
+_SOFT = 1 / abs(math.log(1e-3))
 _MINUS_ONE = torch.tensor(-1.0)  # made once: of a plain number torch makes a tensor at each call
 
 

@@ -107,6 +107,17 @@ def test_size_of_a_block_changes_nothing(monkeypatch, block):
         torch.testing.assert_close(inverse(stages, schedule(stages, order), forward(parameters, x))[0], x)
 
 
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("read", [1, 3, 1000])
+def test_what_a_step_reads_in_vain_changes_nothing(monkeypatch, read, residual):
+    monkeypatch.setattr(autoregressive, "READ", read)
+    order = torch.tensor([4, 0, 2, 2, 6, 1, 5, 3, 3, 7])
+    stages, parameters = network(order, CONTEXT, residual)
+    x, c = events(20, len(order)), events(20, CONTEXT, "c")
+    with torch.no_grad():
+        torch.testing.assert_close(inverse(stages, schedule(stages, order), forward(parameters, x, c), c)[0], x)
+
+
 def test_each_feature_is_solved_once_and_those_that_need_the_same_together():
     order = torch.tensor([0, 1, 1, 2])
     stages, _ = network(order)
@@ -130,10 +141,12 @@ def test_features_that_no_hidden_unit_tells_apart_are_solved_together():
         torch.testing.assert_close(inverse(stages, plan, forward(parameters, x))[0], x)
 
 
-def test_inverse_costs_the_multiplications_of_one_pass(monkeypatch):
+@pytest.mark.parametrize(("read", "share"), [(1000, 0.76), (32, 0.6)])
+def test_inverse_costs_the_multiplications_of_one_pass(monkeypatch, read, share):
     size, rows = 64, 3
     order = torch.arange(size)
     monkeypatch.setitem(globals(), "WIDTH", 256)
+    monkeypatch.setattr(autoregressive, "READ", read)
     stages, _ = network(order)
     done = []
     real = torch.Tensor.addmm_
@@ -144,7 +157,7 @@ def test_inverse_costs_the_multiplications_of_one_pass(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "addmm_", counted)
     invert(stages, schedule(stages, order), solve, events(rows, size))
-    assert sum(done) <= rows * sum(stage.linear.weight.numel() for stage in stages)
+    assert sum(done) <= share * rows * sum(stage.linear.weight.numel() for stage in stages)
 
 
 def test_network_that_sees_what_is_not_before_a_feature_is_refused():
@@ -235,6 +248,37 @@ def test_passes_that_overflow_leave_nothing_behind(monkeypatch):
 
 
 # -- derivatives
+
+
+def test_what_comes_of_a_closed_form_may_enter_a_graph():
+    order = torch.arange(4)
+    stages, _ = network(order)
+    plan, y = schedule(stages, order), events(5, 4).requires_grad_()
+    found, phi = invert(stages, plan, solve, y, at_once=True)
+    steps, _ = invert(stages, plan, solve, y)
+    assert found.is_inference()
+    assert phi.is_inference()
+    assert torch.equal(found, steps)
+    x = found.index_select(0, plan.back).t()
+    factor = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    (x * factor).sum().backward()
+    torch.testing.assert_close(factor.grad, steps[plan.back].sum(1))
+
+
+def test_solution_that_is_no_closed_form_may_differentiate():
+    order = torch.arange(4)
+    stages, parameters = network(order)
+
+    def differentiate(phi, y, due, x):
+        with torch.enable_grad():
+            guess = torch.zeros_like(y).requires_grad_()
+            (slope,) = torch.autograd.grad((guess * torch.exp(phi[:, 1]) + phi[:, 0]).sum(), guess)
+        x.copy_((y - phi[:, 0]) / slope)
+
+    x = events(5, 4)
+    with torch.no_grad():
+        y = forward(parameters, x)
+    torch.testing.assert_close(inverse(stages, schedule(stages, order), y, solve=differentiate)[0], x)
 
 
 def attached(parameters, y, c, stages, order):
