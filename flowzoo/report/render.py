@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowzoo.report.columns import OPTIONAL, PARTS, Row, Shown, by_dataset, name_of
+from flowzoo.report.columns import OPTIONAL, PARTS, Row, Shown, by_dataset, has, name_of
 from flowzoo.report.table import Missing, Table
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ class Block:
             left_out += {least}.intersection(map(name_of, self.headings))
             keep = [i for i, heading in enumerate(self.headings) if name_of(heading) not in left_out]
             view = table.Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-            view.title, view.title_justify = Text(self.title, style="italic"), "left"
             for i in keep:
                 # Texts, so that no bracket is read as markup; the unit stands under the name.
                 lines = "\n".join(self.headings[i].removesuffix(")").rsplit(" (", 1))
@@ -74,6 +73,7 @@ class Block:
                 view.add_row(*(Text(row[i]) for i in keep), style="bold" if bold else None)
             if measure.Measurement.get(console, unbounded, view).maximum <= options.max_width:
                 break
+        yield Text(self.title, style="italic")
         yield view
         narrow = [f"not shown at this width: {', '.join(left_out)}"] if left_out else []
         for text in (*self.reasons, *narrow, ""):
@@ -90,7 +90,7 @@ def to_terminal(table: Table) -> Group:
 
     found = blocks(table)
     legend = dict.fromkeys(text for block in found for text in block.legend)
-    return Group(*found, *(Text(text, style="dim") for text in legend or ["no cells"]))
+    return Group(*found, *(Text(text, style="dim") for text in legend or ([] if found else ["no cells"])))
 
 
 def to_csv(table: Table) -> str:
@@ -155,7 +155,7 @@ def _block(dataset: str, rows: list[Row], missing: list[Missing], part: str, col
         finished = [row["model"] for row in rows if row["seeds"]]
         return Block(
             dataset,
-            f"{dataset}, {part}",
+            f"{dataset}, {part}{_of_how_many(rows) if part == 'posteriors' else ''}",
             ["model", *(column.heading for column in shown)],
             [[row["model"], *(column.text(row) for column in shown)] for row in rows],
             [False for _ in rows],
@@ -186,6 +186,12 @@ def _block(dataset: str, rows: list[Row], missing: list[Missing], part: str, col
         reasons,
         [*legend, *_meanings(shown)],
     )
+
+
+def _of_how_many(rows: list[Row]) -> str:
+    """Of how many test observations the p-values are: with more of them the same fault has a smaller p."""
+    counts = sorted({round(row["calibration_observations"]) for row in rows if has(row, "calibration_observations")})
+    return f" of {' or '.join(map(str, counts))} test observations" if counts else ""
 
 
 def _why(missing: list[Missing], shown: list[Shown], finished: list[str], columns: Sequence[Shown]) -> list[str]:

@@ -55,10 +55,12 @@ def verdicts(table: Table, cells: Sequence[Cell] = ()) -> list[Verdict]:
 
 def _verdict(dataset: str, rows: list[Row], cells: Sequence[Cell]) -> Verdict:
     best = next((row for row in rows if row["best"]), None)
-    failed = [row["model"] for row in rows if row["status"] != "ok"]
-    lost = [f"{_and(failed)} failed or did so for some seeds: the reasons are beside the table"] if failed else []
+    lost = []
+    for status, words in (("failed", "failed"), ("partial", "failed for some seeds")):
+        names = [row["model"] for row in rows if row["status"] == status]
+        lost += [f"{_and(names)} {words}: the reasons are beside the table"] if names else []
     if best is None:
-        return Verdict(dataset, "", ("No model can be compared: the reasons are beside the table", *lost))
+        return Verdict(dataset, "", tuple(lost) or ("No model can be compared: the reasons are beside the table",))
     near = [row for row in rows if row["tied"]]
     judged = {row["model"]: _bad_columns(row) for row in near}
     sound = [row for row in near if not judged[row["model"]]]

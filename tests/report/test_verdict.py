@@ -98,10 +98,10 @@ def test_who_was_still_learning_is_said():
 
 def test_failures_are_said_and_nothing_is_taken_where_nothing_can_be_compared():
     broken = Cell(Record("maps", "broken", 0, "h", "failed", reason="it broke"), {})
-    assert said(cell("maf", SHARED), broken).lines[-1].startswith("broken failed")
+    assert said(cell("maf", SHARED), broken).lines[-1].startswith("broken failed: the reasons")
     found = said(broken)
     assert found.take == ""
-    assert found.lines[0].startswith("No model can be compared")
+    assert found.lines == ("broken failed: the reasons are beside the table",)
 
 
 def test_nothing_is_said_of_what_is_not_there():
