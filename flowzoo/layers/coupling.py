@@ -111,8 +111,8 @@ class SplineCoupling(nn.Module):
 
     def _transform(self, x: Tensor, c: Given, inverse: bool) -> tuple[Tensor, Tensor]:
         moved = x[:, self.moved]
-        parameters = self.net(x[:, self.kept], c).unflatten(1, (moved.shape[1], -1)).movedim(2, -1)
-        moved, log_slope = rational_quadratic(moved, parameters, bound=self.bound, inverse=inverse)
+        parameters = self.net(x[:, self.kept], c).unflatten(1, (moved.shape[1], -1))
+        moved, log_slope = rational_quadratic(moved, parameters, bound=self.bound, inverse=inverse, dim=2)
         y = x.clone()
         y[:, self.moved] = moved
         return y, log_slope.flatten(1).sum(1)

@@ -112,5 +112,7 @@ def _rotation(channels: int) -> Tensor:
 
 
 def _mix(x: Tensor, weight: Tensor) -> Tensor:
-    # A product of matrices: of few channels it is several times faster than the 1x1 convolution that it equals.
+    # Products of matrices: of few channels they are several times faster than the 1x1 convolution that they equal.
+    if x.ndim == 2:
+        return (weight @ x.t()).t()  # events last in memory, where the halves of a coupling are blocks
     return torch.einsum("oc,nc...->no...", weight, x)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowzoo.bijectors import Bijector
@@ -16,9 +18,9 @@ from flowzoo.flow import ConditionalFlow
 from flowzoo.layers.chain import Chain
 from flowzoo.layers.coupling import SplineCoupling
 from flowzoo.layers.linear import LULinear
-from flowzoo.layers.spline import num_parameters
+from flowzoo.layers.spline import num_parameters, rational_quadratic
 from flowzoo.models._embeds import Embeds
-from flowzoo.nets import mlp, widths, zero_
+from flowzoo.nets import Given, mlp, vector_of, widths, zero_
 from flowzoo.registry import MODELS
 
 
@@ -87,7 +89,7 @@ class GalacticFlow(Embeds):
                 if sizes[1]:
                     out = sizes[1] * num_parameters(self.num_bins)
                     net = _ProductNet(sizes[0], context, out, hidden, self.negative_slope, self.activate_output)
-                    layers.append(SplineCoupling(kept, moved, net, self.bound))
+                    layers.append(_ProductCoupling(kept, moved, net, self.bound))
         return _GalacticFlow(event_shape, context_shape, Chain(layers), x_map=x_map, context_map=context_map)
 
     @classmethod
@@ -127,15 +129,40 @@ class _ProductNet(nn.Module):
             self.constant = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """``(N, in_features)``, ``(N, context_features)`` to ``(N, out_features)``."""
-        factors = [self.last(net(given)) for net, given in self._factors(x, context)]
+        """``(N, in_features)``, ``(N, context_features)`` to ``(out_features, N)``."""
+        both = (self.of_half, x), (self.of_context, context)
+        factors = [self.last(_events_last(net, given)) for net, given in both if net is not None]
         if not factors:
-            return self.constant.expand(len(x), -1)
+            return self.constant[:, None].expand(-1, len(x))
         return factors[0] if len(factors) == 1 else factors[0] * factors[1]
 
-    def _factors(self, x: Tensor, context: Tensor) -> list[tuple[nn.Module, Tensor]]:
-        both = (self.of_half, x), (self.of_context, context)
-        return [(net, given) for net, given in both if net is not None]
+
+def _events_last(net: nn.Sequential, x: Tensor) -> Tensor:
+    """``(N, in)`` to ``(out, N)``. Hidden layers have events first: so their products are the faster ones."""
+    h, last = x, cast(nn.Linear, net[-1])
+    for layer in itertools.islice(net, len(net) - 1):
+        if not isinstance(layer, nn.Linear):
+            h = layer(h)
+        elif h is x:
+            # The bias is the weight of a one: of so few inputs that is cheaper than to add it.
+            h = torch.mm(F.pad(x, (0, 1), value=1.0), torch.cat([layer.weight.t(), layer.bias[None]]))
+        else:
+            # Not addmm, which first fills its output with the bias.
+            h = torch.mm(h, layer.weight.t()).add_(layer.bias)
+    return torch.mm(last.weight, h.t()).add_(last.bias[:, None])
+
+
+class _ProductCoupling(SplineCoupling):
+    """With the events last, so that the splines need no copy of what is most of the memory of a step."""
+
+    def _transform(self, x: Tensor, c: Given, inverse: bool) -> tuple[Tensor, Tensor]:
+        moved_first = self.moved.stop <= self.kept.start
+        parts = (self.moved, self.kept) if moved_first else (self.kept, self.moved)
+        halves = x.t().split([part.stop - part.start for part in parts])
+        moved, kept = halves if moved_first else halves[::-1]
+        parameters = self.net(kept.t(), vector_of(c)).unflatten(0, (len(moved), -1))
+        moved, log_slope = rational_quadratic(moved, parameters, bound=self.bound, inverse=inverse, dim=1)
+        return torch.cat([moved, kept] if moved_first else [kept, moved]).t(), log_slope.sum(0)
 
 
 class _GalacticFlow(ConditionalFlow):

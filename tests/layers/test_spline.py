@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from flowzoo.layers.spline import MIN_SLOPE, num_parameters, rational_quadratic
+from flowzoo.layers.spline import MIN_BIN, MIN_SLOPE, num_parameters, rational_quadratic
 from flowzoo.seeding import generator
 
 BOUND = 3.0
@@ -102,3 +103,59 @@ def test_a_knot_belongs_to_one_bin_and_agrees_with_its_neighbours():
     near = [rational_quadratic(x + e, parameters, bound=BOUND)[0] for e in (-1e-9, 0, 1e-9)]
     torch.testing.assert_close(near[0], near[1], atol=1e-7, rtol=0)
     torch.testing.assert_close(near[2], near[1], atol=1e-7, rtol=0)
+
+
+def test_knots_lie_where_the_parameters_put_them_with_the_slopes_that_they_give():
+    bins = 5
+    (parameters,) = drawn(1, bins)
+    widths, heights, slopes = parameters.split([bins, bins, bins - 1])
+    shares = [MIN_BIN + (1 - MIN_BIN * bins) * raw.softmax(0) for raw in (widths, heights)]
+    x, y = (2 * BOUND * share.cumsum(0)[:-1] - BOUND for share in shares)
+    shift = torch.log(torch.expm1(torch.tensor(1 - MIN_SLOPE, dtype=torch.float64)))
+    for start, end, sign, inverse in ((x, y, 1, False), (y, x, -1, True)):
+        found, log_slope = rational_quadratic(start, parameters.expand(4, -1), bound=BOUND, inverse=inverse)
+        torch.testing.assert_close(found, end, atol=1e-12, rtol=0)
+        torch.testing.assert_close(sign * log_slope, (MIN_SLOPE + F.softplus(slopes + shift)).log(), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("dim", [0, 1, 2, 3])
+def test_parameters_may_lie_along_any_dimension(dim, inverse):
+    x = 4 * torch.randn(3, 2, 7, generator=generator(1, "x"), dtype=torch.float64)
+    parameters = drawn(42).reshape(3, 2, 7, -1)
+    expected = rational_quadratic(x, parameters, bound=BOUND, inverse=inverse)
+    found = rational_quadratic(x, parameters.movedim(-1, dim), bound=BOUND, inverse=inverse, dim=dim)
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == x.shape
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_first_and_second_derivatives(inverse):
+    x = torch.linspace(-3.4, 3.4, 6, dtype=torch.float64).requires_grad_()
+    given = x, drawn(6, bins=3, scale=1).requires_grad_()
+
+    def both(x, parameters):
+        return rational_quadratic(x, parameters, bound=BOUND, inverse=inverse)
+
+    assert torch.autograd.gradcheck(both, given)
+    assert torch.autograd.gradgradcheck(both, given)
+
+
+def test_far_out_no_gradient_reaches_the_parameters():
+    x = torch.tensor([-1e30, 3.5, float("inf")], requires_grad=True)
+    parameters = drawn(3, dtype=torch.float32).requires_grad_()
+    for inverse in (False, True):
+        y, log_slope = rational_quadratic(x, parameters, bound=BOUND, inverse=inverse)
+        by_x, by_parameters = torch.autograd.grad(y.sum() + log_slope.sum(), (x, parameters))
+        assert by_x.tolist() == [1, 1, 1]
+        assert not bool(by_parameters.any())
+
+
+def test_many_at_once_are_as_one_by_one():
+    x, parameters = 2 * torch.randn(4, 7, generator=generator(1, "x")).double(), drawn(28).reshape(4, 7, -1)
+    for dim in (-1, 0):
+        given = parameters.movedim(-1, dim + 1) if dim == 0 else parameters
+        found = torch.vmap(lambda x, p, dim=dim: rational_quadratic(x, p, bound=BOUND, dim=dim))(x, given)
+        for one, other in zip(found, rational_quadratic(x, parameters, bound=BOUND), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)

@@ -92,7 +92,7 @@ def test_conditioner_is_the_product_of_the_two_networks():
         net = _ProductNet(3, 2, 4, (8,))
         torch.nn.init.normal_(net.of_half[-1].weight)
     x, c = torch.randn(5, 3), torch.randn(5, 2)
-    torch.testing.assert_close(net(x, c), net.of_half(x) * net.of_context(c))
+    torch.testing.assert_close(net(x, c).T, net.of_half(x) * net.of_context(c))
 
 
 @pytest.mark.parametrize(("half", "context"), [(3, 0), (0, 2), (0, 0)])
@@ -100,7 +100,7 @@ def test_factor_of_nothing_is_left_out(half, context):
     with initialisation(generator(0, "init")):
         net = _ProductNet(half, context, 4, (8,))
     out = net(torch.randn(5, half), torch.randn(5, context))
-    assert out.shape == (5, 4)
+    assert out.shape == (4, 5)
     assert not bool(out.any())
 
 
@@ -133,7 +133,8 @@ def test_int_of_widths_is_three_equal_layers_as_published():
 def test_single_coupling_moves_the_second_half_only():
     flow = made((5,), num_steps=2, stir=0.2, coupling="single")
     layers = list(flow.chain)
-    assert [type(layer) for layer in layers] == [LULinear, SplineCoupling] * 2
+    assert len(layers) == 4
+    assert all(isinstance(layer, kind) for layer, kind in zip(layers, [LULinear, SplineCoupling] * 2, strict=True))
     x, c = inputs(flow)
     y, _ = layers[1].to_latent(x, c)
     assert torch.equal(y[:, :2], x[:, :2])
@@ -165,13 +166,47 @@ def test_published_activation_is_a_leaky_relu_of_both_factors():
             t = leaky(layer(t))
         return t
 
-    torch.testing.assert_close(net(x, c), published(net.of_half, x) * published(net.of_context, c))
+    torch.testing.assert_close(net(x, c).T, published(net.of_half, x) * published(net.of_context, c))
 
 
 @pytest.mark.parametrize("options", [{"negative_slope": 0.0, "activate_output": True}, {"negative_slope": -0.1}])
 def test_slope_that_would_let_no_gradient_through_is_refused(options):
     with pytest.raises(ValueError, match=r"galacticflow\.negative_slope must lie in \[0, 1\), and above 0 with"):
         build("galacticflow", (4,), (2,), **options)
+
+
+@pytest.mark.parametrize("features", [1, 2, 5])
+def test_coupling_is_the_one_of_any_network_and_any_layout_of_memory(features):
+    flow = made((features,), stir=0.3)
+    x, c = inputs(flow)
+    for layer in (layer for layer in flow.chain if isinstance(layer, SplineCoupling)):
+        plain = SplineCoupling(layer.kept, layer.moved, lambda x, c, net=layer.net: net(x, c).T, layer.bound)
+        for inverse in (False, True):
+            expected = plain.to_data(x, c) if inverse else plain.to_latent(x, c)
+            for given in (x, x.T.contiguous().T):
+                found = layer.to_data(given, c) if inverse else layer.to_latent(given, c)
+                torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_weights_have_the_names_that_checkpoints_know():
+    names = set(made((5,), num_steps=1, activate_output=True, negative_slope=0.2).state_dict())
+    factors = {
+        f"net.{of}.{i}.{kind}" for of in ("of_half", "of_context") for i in (0, 2, 4) for kind in ("weight", "bias")
+    }
+    mixing = {"permutation", "sign", "lower", "upper", "raw_log_scale"}
+    assert names == {f"chain.layers.0.{name}" for name in mixing} | {
+        f"chain.layers.{i}.{name}" for i in (1, 2) for name in factors
+    }
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (8, 4, 8)])
+def test_networks_of_any_depth(hidden):
+    flow = made((4,), hidden_features=hidden, stir=0.2)
+    x, c = inputs(flow)
+    z, forward = flow.to_latent(x, c)
+    back, backward = flow.to_data(z, c)
+    torch.testing.assert_close(back, x, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(forward, -backward, atol=1e-6, rtol=1e-6)
 
 
 # -- the published configurations -----------------------------------------------------------------------------------
