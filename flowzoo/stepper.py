@@ -15,6 +15,7 @@ from flowzoo.data import Split
 from flowzoo.distributed import DistributedError
 from flowzoo.engine import choose
 from flowzoo.flow import ConditionalFlow
+from flowzoo.radam import RAdam
 from flowzoo.seeding import generator
 from flowzoo.train_config import FitConfig
 
@@ -59,7 +60,7 @@ class Stepper:
             )
         self.own = distributed.share_of(self.batch_size)
         self.engine = choose(config.engine, flow, self.device)
-        self.averages = [w.clone() for w in self.weights]
+        self.averages = [w.clone() for w in self.weights] if self.ema else []
         self.rate = config.lr
         self.count = 0
         self.epoch_start = self.order.get_state()
@@ -94,16 +95,20 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.count += 1
-        # The average forgets its start at first: after n steps it reaches back over about n/9.
-        decay = min(self.ema, (1 + self.count) / (10 + self.count)) if self.ema else 0.0
-        torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
+        if self.ema:
+            # The average forgets its start at first: after n steps it reaches back over about n/9.
+            decay = min(self.ema, (1 + self.count) / (10 + self.count))
+            torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
         bad = (self.first_bad < 0) & ~torch.isfinite(seen)
         self.first_bad = torch.where(bad, self.count, self.first_bad)
         self.loss_sum += seen
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside the block the flow has the averaged weights."""
+        """Inside the block the flow has the averaged weights; without an average its own."""
+        if not self.ema:
+            yield
+            return
         own = [w.clone() for w in self.weights]
         torch._foreach_copy_(self.weights, self.averages)
         try:
@@ -118,7 +123,8 @@ class Stepper:
 
     def restart_average(self) -> None:
         """Begin the average at the present weights, after a data-dependent initialisation."""
-        torch._foreach_copy_(self.averages, self.weights)
+        if self.ema:
+            torch._foreach_copy_(self.averages, self.weights)
 
     def set_rate(self, rate: float) -> None:
         """Change the learning rate."""
@@ -167,7 +173,8 @@ class Stepper:
         if self.count % self.batches and self.rows_of_group is None:
             self.order.set_state(self.epoch_start)
             self.permutation = torch.randperm(len(self.split), generator=self.order, device=self.device)
-        torch._foreach_copy_(self.averages, [held[f"average.{i}"].to(self.device) for i in range(len(self.averages))])
+        for i, average in enumerate(self.averages):
+            average.copy_(held[f"average.{i}"])
         moments: dict[int, dict[str, Any]] = {}
         for key, value in held.items():
             if key.startswith("optimizer."):
@@ -231,6 +238,5 @@ class _RowsOfGroup:
 def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
     """As the config says; both with weight decay apart from the gradient."""
     if config.optimizer == "radam":
-        decay = {"weight_decay": config.weight_decay, "decoupled_weight_decay": True}
-        return torch.optim.RAdam(parameters, lr=config.lr, foreach=True, **decay)  # type: ignore[arg-type]
+        return RAdam(parameters, config.lr, config.weight_decay)
     return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
