@@ -38,10 +38,11 @@ def usable(evaluation: Evaluation, *, predicted: bool = False) -> Posteriors:
     lost = int((~found.draws.isfinite().all(-1)).any(0).sum())
     if lost:
         raise NotComputed(f"posterior draws of {lost} of {count} observations are not finite")
-    scores = [found.log_prob.isnan().any(0), found.truth_log_prob.isnan()]
+    scores = [found.log_prob, found.truth_log_prob[None]]
     if found.log_likelihood is not None and found.truth_log_likelihood is not None:
-        scores += [found.log_likelihood.isnan().any(0), found.truth_log_likelihood.isnan()]
-    lost = int(torch.stack(scores).any(0).sum())
+        scores += [found.log_likelihood, found.truth_log_likelihood[None]]
+    # Minus infinity is a rank like any other; what is NaN has none, and plus infinity is no density.
+    lost = int((~(torch.cat(scores) < math.inf)).any(0).sum())
     if lost:
         raise NotComputed(f"log densities of {lost} of {count} observations are not numbers")
     if predicted and found.predicted is None:

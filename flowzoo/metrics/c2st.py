@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class C2ST:
 
     max_points: int = 2000
 
+    conformance: ClassVar[dict[str, Any]] = {"options": {"max_points": 100}}
     needs: ClassVar[tuple[str, ...]] = ("clouds", "references")
     columns: ClassVar[tuple[Column, ...]] = (
         Column(
@@ -84,6 +85,9 @@ def _against_references(references: ReferenceDraws) -> dict[str, float | Tensor 
         finite = side.isfinite().all(-1)
         if not finite.all():
             raise NotComputed(f"{int((~finite).sum())} of {finite.numel()} posterior {which} are not finite")
+    count = references.drawn.shape[1]
+    if count < 4 * FOLDS:
+        raise NotComputed(f"{count} draws of each reference posterior; {4 * FOLDS} are needed for a classifier")
     found = []
     with bar("C2ST against reference posteriors", total) as update:  # half a minute each of 10,000 draws
         for k, (reference, drawn) in enumerate(zip(references.reference, references.drawn, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class PowerSpectrum:
 
     std_maps: int = 500
 
+    conformance: ClassVar[dict[str, Any]] = {"options": {"std_maps": 40}}
     needs: ClassVar[tuple[str, ...]] = ("ensembles",)
     columns: ClassVar[tuple[Column, ...]] = (
         # 0.9 is the level that HIFlow claims for itself; at 0 the context is not used.

@@ -113,7 +113,7 @@ def sides(draws: Tensor, truth: Tensor) -> Tensor:
         ``(..., N, D)``.
     """
     rank = ((draws < truth).double() + 0.5 * (draws == truth)).mean(0) - 0.5
-    spread = draws.std(0)
+    spread = draws.std(0) if len(draws) > 1 else torch.ones_like(truth)  # of one draw there is none
 
     def before(each: Tensor) -> Tensor:
         # Not the sum less its own: what rounding leaves of that would know the sign of a truth.

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flowzoo.metrics import Ensembles, Evaluation
+from flowzoo.metrics import Ensembles
 from flowzoo.seeding import generator
+from flowzoo.testing import bare_evaluation
 
 
 def white(*shape, name="x"):
@@ -42,22 +43,8 @@ def without_phases(maps, name="phases"):
 
 
 def evaluation(real, drawn, seed=0, **changes):
-    values = {
-        "x": real.flatten(0, 1)[:2],
-        "contexts": torch.zeros(1, 1),
-        "context_index": torch.zeros(2, dtype=torch.long),
-        "groups": torch.arange(2),
-        "scale": torch.ones(1),
-        "log_prob": None,
-        "scores": torch.zeros(2),
-        "samples": None,
-        "samples_missing": "",
-        "true_scores": None,
-        "step": None,
-        "generator": generator(seed, "metrics"),
-        "ensembles": Ensembles(torch.arange(len(real))[:, None].float(), real, drawn),
-    }
-    return Evaluation(**values | changes)
+    ensembles = Ensembles(torch.arange(len(real))[:, None].float(), real, drawn)
+    return bare_evaluation(seed=seed, **{"x": real.flatten(0, 1)[:2], "ensembles": ensembles} | changes)
 
 
 @pytest.fixture

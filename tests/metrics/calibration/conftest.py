@@ -1,101 +1,24 @@
 """Posteriors of a linear Gaussian simulator, exact and with known faults, and p-values of many exact ones."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from flowzoo.metrics import Evaluation, Posteriors, regressed
+from flowzoo.metrics import regressed
 from flowzoo.metrics._calibration import holm, uniform_p
 from flowzoo.metrics.hpd import credibility
 from flowzoo.metrics.sbc import sbc
 from flowzoo.metrics.tarp import fraction, sides, tarp
 from flowzoo.seeding import generator
-
-D, F = 3, 4
-# theta ~ N(0, 1), x = A theta + noise: the posterior is N(G x, S), its parameters correlated.
-A = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5], [0.5, 0.0, 1.0], [0.3, 0.3, 0.3]], dtype=torch.float64)
-NOISE = 0.5
-S = torch.linalg.inv(torch.eye(D, dtype=torch.float64) + A.T @ A / NOISE**2)
-G = S @ A.T / NOISE**2
-ROOT = torch.linalg.cholesky(S)
+from flowzoo.testing import bare_evaluation
+from flowzoo.testing._linear_gaussian import ROOT, D, G, S, log_likelihood, posteriors, simulate, to_unit
 
 FAULTS = {"overconfident": {"scale": 0.7}, "underconfident": {"scale": 1.4}, "shifted": {"shift": 0.5}}
 
 
-def to_unit(theta):
-    return torch.special.ndtr(theta)
-
-
-def simulate(count, source):
-    theta = torch.randn(count, D, generator=source, dtype=torch.float64)
-    return theta, theta @ A.T + NOISE * torch.randn(count, F, generator=source, dtype=torch.float64)
-
-
-def simulated(theta, x):
-    """Log-likelihood of the simulator, up to a constant."""
-    return -(x - theta @ A.T).square().sum(-1) / 2 / NOISE**2
-
-
-def posteriors(count=500, draws=100, *, scale=1.0, shift=0.0, returns_prior=False, implied=False, trees=False, seed=0):
-    """Spreads times ``scale`` and means shifted by ``shift`` standard deviations of each parameter.
-
-    The log-likelihood is the simulator's, or the one that q implies if ``implied``. Predicted is the exact posterior
-    mean, or by ``trees`` from a thousand other pairs, as the harness does it.
-    """
-    source = generator(seed, "linear Gaussian")
-    truth, x = simulate(count, source)
-    known_theta, known_x = simulate(1000, source)
-    noise = torch.randn(draws, count, D, generator=source, dtype=torch.float64)
-    if returns_prior:
-        centre, root = torch.zeros_like(truth), torch.eye(D, dtype=torch.float64)
-    else:
-        centre, root = x @ G.T + shift * S.diagonal().sqrt(), scale * ROOT
-    theta = centre + noise @ root.T
-
-    def log_q(t):
-        white = torch.linalg.solve_triangular(root, (t - centre).mT, upper=False)
-        return -white.square().sum(-2) / 2 - root.diagonal().log().sum() - D / 2 * math.log(2 * math.pi)
-
-    def log_likelihood(t):
-        if implied:
-            return log_q(t) + t.square().sum(-1) / 2
-        return simulated(t, x)
-
-    return Posteriors(
-        draws=theta,
-        truth=truth,
-        log_prob=log_q(theta),
-        truth_log_prob=log_q(truth),
-        normalised=True,
-        log_likelihood=log_likelihood(theta),
-        truth_log_likelihood=log_likelihood(truth),
-        observation=x,
-        predicted=regressed(known_x, to_unit(known_theta), x, generator(seed, "trees")) if trees else to_unit(x @ G.T),
-        prior_draws=torch.randn(5000, D, generator=source, dtype=torch.float64),
-        to_unit=to_unit,
-        names=("a", "b", "c"),
-    )
-
-
 def evaluation(found, seed=0, **changes):
-    values = {
-        "x": torch.zeros(2, 1),
-        "contexts": torch.zeros(1, 1),
-        "context_index": torch.zeros(2, dtype=torch.long),
-        "groups": torch.arange(2),
-        "scale": torch.ones(1),
-        "log_prob": None,
-        "scores": torch.zeros(2),
-        "samples": None,
-        "samples_missing": "",
-        "true_scores": None,
-        "step": None,
-        "generator": generator(seed, "metrics"),
-        "posteriors": found,
-    }
-    return Evaluation(**values | changes)
+    return bare_evaluation(seed=seed, **{"x": torch.zeros(2, 1), "posteriors": found} | changes)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +28,7 @@ def gaussian():
         posteriors=posteriors,
         evaluation=evaluation,
         simulate=simulate,
-        log_likelihood=simulated,
+        log_likelihood=log_likelihood,
         faults=FAULTS,
         covariance=S,
         gain=G,

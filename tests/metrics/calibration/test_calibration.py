@@ -139,6 +139,7 @@ def test_columns_of_the_parts_and_of_the_family_are_of_the_same_ranks(gaussian):
     assert float(p[4]) == found["hpd"]["hpd_p"]
     assert float(p[5]) == found["tarp"]["tarp_p"]
     assert found["calibration"]["calibration_p"] == float(holm(p).min())
+    assert found["calibration"]["calibration_observations"] == 200
     again = configure("calibration", {})(evaluation)
     assert again["p"].tolist() == p.tolist()
 

@@ -2,19 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from flowzoo import testing
 from flowzoo.flow import ConditionalFlow, DiagonalNormal
 from flowzoo.host_sync import NoHostSync
 from flowzoo.nets import mlp
 from flowzoo.registry import MODELS
-from flowzoo.testing import CHECKS, case_of, check_flow
+from flowzoo.testing import CHECKS, _flow_case, case_of, check_flow
 
 
 class Honest(ConditionalFlow):
@@ -121,8 +119,8 @@ class Unnormalised(Honest):
 
 
 class UnitBlind(Honest):
-    def _encode(self, x, context):
-        z, _, c = super()._encode(x, context)
+    def _encode(self, x, context, **how):
+        z, _, c = super()._encode(x, context, **how)
         return z, self._to_latent(self.x_map.to_latent(x)[0], c)[1], c
 
 
@@ -248,13 +246,10 @@ FAULTS = {
 
 
 @pytest.fixture
-def planted(monkeypatch):
-    """Registers a flow class as a third party would, by entry point, and gives its name."""
-    points = {}
-    monkeypatch.setattr(MODELS, "_entry_points", lambda: points)
-    monkeypatch.setattr(MODELS, "_classes", dict(MODELS._classes))
+def planted(register, monkeypatch):
+    """Registers a flow class, and gives its name."""
     # the suite trains each model once a session; a planted one is trained once a test
-    monkeypatch.setattr(testing, "_trained", testing._trained.__wrapped__)
+    monkeypatch.setattr(_flow_case, "_trained", _flow_case._trained.__wrapped__)
 
     def plant(flow, **attributes):
         @dataclass(frozen=True)
@@ -277,10 +272,8 @@ def planted(monkeypatch):
 
         for name, value in attributes.items():
             setattr(Config, name, value)
-        name = flow.__name__.lower()
-        MODELS._classes.pop(name, None)
-        points[name] = SimpleNamespace(load=lambda: Config)
-        return name
+        Config.__name__ = flow.__name__
+        return register(MODELS, Config)
 
     return plant
 

@@ -1,118 +1,23 @@
-"""Conformance: what every flow of the zoo must satisfy, and a third party's flow too.
-
-::
-
-    from flowzoo.testing import CHECKS, check_flow
-
-    def test_my_flow():
-        check_flow("my-flow")
-
-A model that cannot pass a check says so in its own file, by a class attribute ``exempt`` of its config: a mapping of
-the check's name to the reason. What is exempt is not run, and the reason is what ``check_flow`` returns.
-"""
+"""What every flow must satisfy: exact log|det|, inverse, a density that integrates to one and that its draws follow."""
 
 from __future__ import annotations
 
-import copy
-import functools
 import math
 import tempfile
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowzoo import checkpoint
-from flowzoo import config as configs
 from flowzoo.bijectors import Standardize
-from flowzoo.flow import ConditionalFlow
 from flowzoo.host_sync import NoHostSync
 from flowzoo.models import build
-from flowzoo.nets import widths
 from flowzoo.registry import MODELS
 from flowzoo.seeding import generator
-
-# The relative error that a float32 computation of some depth may show.
-TOLERANCE = 1e-4
-TRAINING_STEPS = 60
-
-
-class NotApplicable(Exception):
-    """A check declines a model that it has nothing to say of, with the reason; it is neither passed nor failed."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a check is run on: a model with small options, and shapes that it takes.
-
-    A config may set any of these but the name by a class attribute ``conformance``, a dict.
-
-    Args:
-        name: registered name of the model.
-        options: of the model; small, so that the suite is quick.
-        event: event shape of the checks in which it does not matter.
-        context: context shape of the same.
-        line: event shape of one dimension, or None if the model takes none.
-        plane: event shape of two dimensions, or None.
-        tolerance: relative error that counts as rounding.
-    """
-
-    name: str
-    options: tuple[tuple[str, Any], ...] = ()
-    event: tuple[int, ...] = (3,)
-    context: tuple[int, ...] = (2,)
-    line: tuple[int, ...] | None = (1,)
-    plane: tuple[int, ...] | None = (2,)
-    tolerance: float = TOLERANCE
-
-    def build(self, event: tuple[int, ...] | None = None, context: tuple[int, ...] | None = None) -> ConditionalFlow:
-        """A flow that has been trained a little, because at its neutral start a flow hides its faults."""
-        shapes = event or self.event, self.context if context is None else context
-        return copy.deepcopy(_trained(self.name, self.options, *shapes))
-
-
-@functools.cache
-def _trained(
-    name: str, options: tuple[tuple[str, Any], ...], event: tuple[int, ...], context: tuple[int, ...]
-) -> ConditionalFlow:
-    source = generator(0, "conformance", name)
-    flow = build(name, event, context, generator=source, **dict(options))
-    x, c = inputs(flow, 2048, source)
-    flow.initialize(x, c)
-    parameters = [p for p in flow.parameters() if p.requires_grad]
-    if parameters:
-        optimizer = torch.optim.Adam(parameters, lr=3e-3)
-        for i in range(TRAINING_STEPS):
-            rows = slice(128 * (i % 16), 128 * (i % 16 + 1))
-            optimizer.zero_grad()
-            (-flow(x[rows], c[rows]).mean()).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-            optimizer.step()
-    return flow.eval()
-
-
-def inputs(flow: ConditionalFlow, count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Contexts, and events that depend on them and on one another, with unit spread or so."""
-    c = torch.randn(count, *flow.context_shape, generator=source)
-    noise = torch.randn(count, flow.event_shape.numel(), generator=source)
-    x = 0.7 * noise + 0.4 * torch.tanh(2 * noise.roll(1, 1))
-    if flow.context_shape.numel():
-        x = x + 0.4 * torch.sin(c.flatten(1).sum(1, keepdim=True))
-    return x.reshape(count, *flow.event_shape), c
-
-
-def case_of(name: str) -> Case:
-    """The case of a registered model."""
-    config = MODELS.get(name)
-    small = {"num_steps": 2, "hidden_features": 32}
-    options = {key: value for key, value in small.items() if key in configs.fields(config)}
-    given = dict(getattr(config, "conformance", {}))
-    options |= given.pop("options", {})
-    return Case(name, tuple(sorted(options.items())), **given)
+from flowzoo.testing._flow_case import Case, case_of, inputs
+from flowzoo.testing._space import require_default_in_space
+from flowzoo.testing._suite import NotApplicable, close, exemptions, named, run
 
 
 def check_starts_near_the_data(case: Case) -> None:
@@ -155,7 +60,7 @@ def check_log_det_matches_autograd(case: Case) -> None:
 
         jacobian = torch.autograd.functional.jacobian(latent, x[i].reshape(dims))
         true = torch.linalg.slogdet(jacobian)[1]
-        _close(stated[i], true, case.tolerance / 10, "log|det| against autograd")
+        close(stated[i], true, case.tolerance / 10, "log|det| against autograd")
 
 
 def check_round_trip(case: Case) -> None:
@@ -165,8 +70,8 @@ def check_round_trip(case: Case) -> None:
     with torch.no_grad():
         z, forward = flow.to_latent(x, c)
         back, backward = flow.to_data(z, c)
-    _close(back, x, case.tolerance, "round trip")
-    _close(backward, -forward, 10 * case.tolerance, "log|det| of the round trip")
+    close(back, x, case.tolerance, "round trip")
+    close(backward, -forward, 10 * case.tolerance, "log|det| of the round trip")
 
 
 def check_integrates_to_one_in_1d(case: Case) -> None:
@@ -178,7 +83,7 @@ def check_integrates_to_one_in_1d(case: Case) -> None:
     for c in torch.randn(2, *flow.context_shape, generator=generator(3, "c")).double():
         with torch.no_grad():
             total = torch.trapezoid(flow.log_prob(x, c).exp(), x.flatten())
-        _close(total, torch.ones(()), 2e-3, "integral of q over the line")
+        close(total, torch.ones(()), 2e-3, "integral of q over the line")
 
 
 def check_integrates_to_one_in_2d(case: Case) -> None:
@@ -194,7 +99,7 @@ def check_integrates_to_one_in_2d(case: Case) -> None:
     c = torch.randn(flow.context_shape, generator=generator(4, "c"))
     with torch.no_grad():
         total = (flow.log_prob(grid, c).double().exp() * cell).sum()
-    _close(total, torch.ones(()), 1e-2, "integral of q over the plane")
+    close(total, torch.ones(()), 1e-2, "integral of q over the plane")
 
 
 def check_units_shift_the_density(case: Case) -> None:
@@ -204,7 +109,7 @@ def check_units_shift_the_density(case: Case) -> None:
     scaled.x_map = _standardize(case.event, mean=3.0, std=4.0)
     with torch.no_grad():
         expected = plain.log_prob(x, c) - math.log(4.0) * plain.event_shape.numel()
-        _close(scaled.log_prob(4 * x + 3, c), expected, case.tolerance, "density in other units")
+        close(scaled.log_prob(4 * x + 3, c), expected, case.tolerance, "density in other units")
 
 
 def check_samples_agree_with_density(case: Case) -> None:
@@ -215,11 +120,11 @@ def check_samples_agree_with_density(case: Case) -> None:
         draws, stated = flow.sample_and_log_prob(c, (2000,), generator=generator(6, "z"))
         scored = flow.log_prob(draws, c)
         again = flow.sample(c, (2000,), generator=generator(6, "z"))
-    _close(draws, again, case.tolerance, "sample against sample_and_log_prob")
+    close(draws, again, case.tolerance, "sample against sample_and_log_prob")
     # Some draws lie where float32 resolves little; the bulk must agree, and no draw by much.
     error = (scored - stated).abs() / (1 + stated.abs())
-    _close(error.quantile(0.99), torch.zeros(()), 10 * case.tolerance, "log q of draws, 99 of 100")
-    _close(error.max(), torch.zeros(()), 0.02, "log q of draws, the worst")
+    close(error.quantile(0.99), torch.zeros(()), 10 * case.tolerance, "log q of draws, 99 of 100")
+    close(error.max(), torch.zeros(()), 0.02, "log q of draws, the worst")
     # A normal p narrower than q: the mean of p/q is one with a known error.
     width = 0.5 * draws.std(0).clamp_min(1e-3)
     centre = draws.median(0).values
@@ -246,7 +151,7 @@ def check_unconditional(case: Case) -> None:
     flow = case.build(context=(0,))
     x, _ = inputs(flow, 10, generator(8, "x"))
     with torch.no_grad():
-        _close(flow.log_prob(x), flow.log_prob(x, torch.zeros(10, 0)), 0.0, "context None against no columns")
+        close(flow.log_prob(x), flow.log_prob(x, torch.zeros(10, 0)), 0.0, "context None against no columns")
         draws = flow.sample(shape=(5,), generator=generator(8, "z"))
     if draws.shape != (5, *flow.event_shape):
         raise AssertionError(f"5 unconditional draws have shape {tuple(draws.shape)}")
@@ -261,9 +166,9 @@ def check_events_do_not_meet(case: Case) -> None:
         alone = torch.cat([flow.log_prob(x[i : i + 1], c[i : i + 1]) for i in range(len(x))])
         x[7] = math.nan
         spoiled = flow.log_prob(x, c)
-    _close(alone, whole, case.tolerance, "score of an event alone against in a batch")
+    close(alone, whole, case.tolerance, "score of an event alone against in a batch")
     rest = torch.arange(20) != 7
-    _close(spoiled[rest], whole[rest], case.tolerance, "scores beside a NaN")
+    close(spoiled[rest], whole[rest], case.tolerance, "scores beside a NaN")
     if bool(torch.isfinite(spoiled[7])):
         raise AssertionError(f"a NaN event has the finite score {float(spoiled[7])}")
 
@@ -280,8 +185,8 @@ def check_broadcasting(case: Case) -> None:
         chunked = flow.log_prob(x, c)
     if table.shape != (3, 12):
         raise AssertionError(f"scores of (12,) events given (3, 1) contexts have shape {tuple(table.shape)}")
-    _close(table[1], row, case.tolerance, "a row of a broadcast")
-    _close(chunked, table, case.tolerance, "scores in chunks")
+    close(table[1], row, case.tolerance, "a row of a broadcast")
+    close(chunked, table, case.tolerance, "scores in chunks")
 
 
 def check_saves_and_loads(case: Case) -> None:
@@ -294,9 +199,9 @@ def check_saves_and_loads(case: Case) -> None:
         checkpoint.save(flow, path)
         again = checkpoint.load(path)
     with torch.no_grad():
-        _close(again.log_prob(x, c), flow.log_prob(x, c), 0.0, "scores of the loaded flow")
+        close(again.log_prob(x, c), flow.log_prob(x, c), 0.0, "scores of the loaded flow")
         drawn = [f.sample(c, generator=generator(11, "z")) for f in (flow, again)]
-    _close(drawn[0], drawn[1], 0.0, "draws of the loaded flow")
+    close(drawn[0], drawn[1], 0.0, "draws of the loaded flow")
 
 
 def check_float64_agrees(case: Case) -> None:
@@ -306,7 +211,7 @@ def check_float64_agrees(case: Case) -> None:
     with torch.no_grad():
         single = flow.log_prob(x, c).double()
         double = flow.double().log_prob(x.double(), c.double())
-    _close(single, double, case.tolerance, "float32 against float64")
+    close(single, double, case.tolerance, "float32 against float64")
 
 
 def check_seed_repeats(case: Case) -> None:
@@ -321,7 +226,7 @@ def check_seed_repeats(case: Case) -> None:
             raise AssertionError(f"the same seed gave other initial values of {name}")
     c = torch.randn(4, *flows[0].context_shape, generator=generator(13, "c"))
     draws = [f.sample(c, (3,), generator=generator(13, "z")) for f in flows]
-    _close(draws[0], draws[1], 0.0, "draws of the same seed")
+    close(draws[0], draws[1], 0.0, "draws of the same seed")
     other = flows[0].sample(c, (3,), generator=generator(14, "z"))
     if torch.equal(other, draws[0]):
         raise AssertionError("another seed gave the same draws")
@@ -364,42 +269,13 @@ def check_default_is_in_its_search_space(case: Case) -> None:
     require_default_in_space(config)
 
 
-def require_default_in_space(config: Any) -> None:
-    """The same of any config class with ``suggest``.
-
-    Raises:
-        AssertionError: if the space has something that is no option, or a default lies outside.
-    """
-    from optuna.trial import FixedTrial
-
-    default = config()
-    values = {name: getattr(default, name) for name in configs.fields(config)}
-    for name, value in values.items():
-        # an int stands for that many equal layers
-        if isinstance(value, tuple) and value and type(value[0]) is int and widths(value[0]) == value:
-            values[name] = value[0]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a number out of its range is only warned of
-            suggested = config.suggest(FixedTrial(values))
-    except (ValueError, UserWarning) as error:
-        raise AssertionError(f"{config.__name__}() is not in the search space of suggest: {error}") from None
-    wrong = [name for name, value in values.items() if getattr(suggested, name) not in (value, getattr(default, name))]
-    if wrong:
-        raise AssertionError(f"suggest with the defaults of {', '.join(wrong)} gives other ones")
-
-
 #: every check by name, in the order in which they are worth running
-CHECKS: dict[str, Callable[[Case], None]] = {
-    name.removeprefix("check_"): function
-    for name, function in list(globals().items())
-    if name.startswith("check_") and callable(function)
-}
+CHECKS = named(globals())
 
 
 def exempt(name: str) -> dict[str, str]:
     """The checks that a model declares it cannot pass, with the reasons."""
-    return dict(getattr(MODELS.get(name), "exempt", {}))
+    return exemptions(MODELS.get(name))
 
 
 def check_flow(name: str) -> dict[str, str]:
@@ -416,18 +292,7 @@ def check_flow(name: str) -> dict[str, str]:
         AssertionError: with the check and the figure that failed.
         ValueError: if the model is exempt from a check that does not exist.
     """
-    case, excused = case_of(name), exempt(name)
-    unknown = set(excused) - set(CHECKS)
-    if unknown:
-        raise ValueError(f"{name} is exempt from unknown checks {sorted(unknown)}; known are {', '.join(CHECKS)}")
-    for check, function in CHECKS.items():
-        if check in excused:
-            continue
-        try:
-            function(case)
-        except NotApplicable as reason:
-            excused[check] = str(reason)
-    return excused
+    return run(CHECKS, case_of(name), name, exempt(name))
 
 
 def _standardize(shape: tuple[int, ...], mean: float, std: float) -> Standardize:
@@ -435,11 +300,3 @@ def _standardize(shape: tuple[int, ...], mean: float, std: float) -> Standardize
     bijector.mean.fill_(mean)
     bijector.std.fill_(std)
     return bijector
-
-
-def _close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    """Largest error, relative to 1 + |expected|, within the tolerance."""
-    difference = (found - expected).abs() / (1 + expected.abs())
-    worst = float(difference.max())
-    if not worst <= tolerance:
-        raise AssertionError(f"{what}: off by {worst:.2e}, allowed {tolerance:.0e}")
