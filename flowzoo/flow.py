@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Size, Tensor, nn
 
+from flowzoo.arguments import as_shape, batch_of, common_batch, in_floats
 from flowzoo.bijectors import Bijector, Identity
 
 MAX_ROWS = 2**14  # per chunk: a network's activations are wider than a small event
@@ -135,7 +136,7 @@ class ConditionalFlow(nn.Module):
         x, context, batch = self._match(x, context, "x", self.event_shape, index)
 
         def score(x: Tensor, context: Tensor) -> tuple[Tensor]:
-            z, log_det, c = self._encode(x, context)
+            z, log_det, c = self._encode(x, context, scored=True)
             return (self._base(c).log_prob(z) + log_det,)
 
         return self._chunked(score, x, context)[0].reshape(batch)
@@ -150,7 +151,8 @@ class ConditionalFlow(nn.Module):
                 ``index[i]`` of it, and an embedding network sees each row once.
 
         Returns:
-            ``(*B,)``. A non-finite event gives a non-finite score, and spoils no other.
+            ``(*B,)``; minus infinity where ``x_map`` takes no such value (a logarithm of 0). A non-finite event gives a
+            non-finite score, and spoils no other.
 
         Raises:
             ValueError: if a shape does not end as the flow was built, or the batch shapes do not broadcast.
@@ -173,7 +175,7 @@ class ConditionalFlow(nn.Module):
     def sample(
         self,
         context: Tensor | None = None,
-        shape: Sequence[int] = (),
+        shape: int | Sequence[int] = (),
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
@@ -182,7 +184,7 @@ class ConditionalFlow(nn.Module):
 
         Args:
             context: ``(*B, *context)``; None for an unconditional flow (then ``B`` is empty).
-            shape: how many draws per context.
+            shape: how many draws per context, a number or several.
             temperature: factor on the standard deviation of the base; 1 samples the density itself.
             generator: source of the noise, on any device; its draws do not depend on the chunking.
 
@@ -195,7 +197,7 @@ class ConditionalFlow(nn.Module):
     def rsample(
         self,
         context: Tensor | None = None,
-        shape: Sequence[int] = (),
+        shape: int | Sequence[int] = (),
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -205,7 +207,7 @@ class ConditionalFlow(nn.Module):
     def sample_and_log_prob(
         self,
         context: Tensor | None = None,
-        shape: Sequence[int] = (),
+        shape: int | Sequence[int] = (),
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -240,9 +242,13 @@ class ConditionalFlow(nn.Module):
         features = self._chunked(embed, context.reshape(prod(batch), *self.context_shape))[0]
         return features.reshape(batch + features.shape[1:])
 
-    def _encode(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, x: Tensor, context: Tensor, *, scored: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         c = self._given(context)
         u, log_slope = self.x_map.to_latent(x)
+        if scored and self.x_map.partial:
+            # The density is 0 where the map has no value. The model is asked of a place where it has one.
+            outside = ~(torch.isfinite(u) | torch.isnan(x))
+            u, log_slope = u.masked_fill(outside, 0.0), log_slope.masked_fill(outside, -math.inf)
         z, log_det = self._to_latent(u, c)
         return z, log_det + log_slope.flatten(1).sum(1), c
 
@@ -254,17 +260,14 @@ class ConditionalFlow(nn.Module):
     def _draw(
         self,
         context: Tensor | None,
-        shape: Sequence[int],
+        shape: int | Sequence[int],
         generator: torch.Generator | None,
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
         like = next(self._tensors(), torch.empty(0))
-        if context is None:
-            self._may_be_none()
+        if context is None and prod(self.context_shape) == 0:
             context = like.new_zeros(self.context_shape)
-        if context.shape[context.ndim - len(self.context_shape) :] != self.context_shape:
-            self._refuse("context", context, self.context_shape)
-        batch = Size(shape) + context.shape[: context.ndim - len(self.context_shape)]
+        batch = as_shape(shape) + batch_of(context, "context", self.context_shape)
         source = generator.device if generator is not None else like.device
         noise = torch.randn(*batch, *self.event_shape, generator=generator, device=source, dtype=like.dtype)
         noise, context, batch = self._match(noise.to(like.device), context, "noise", self.event_shape)
@@ -294,23 +297,12 @@ class ConditionalFlow(nn.Module):
         With an embedding network the second is its features ``(N, F)``: a context goes through it before it is
         broadcast, so that a million draws for one image cost one pass of the network, and no million images.
         """
-        if not isinstance(x, Tensor) or not (context is None or isinstance(context, Tensor)):
-            kinds = f"{type(x).__name__} and {type(context).__name__}"
-            raise ValueError(f"{name} and context must be tensors; got {kinds}. Try torch.from_numpy.")
-        if not x.is_floating_point():
-            raise ValueError(
-                f"{name} must be floating point; got {x.dtype}. Integer data are dequantised by their dataset."
-            )
-        if x.ndim < len(event_shape) or x.shape[x.ndim - len(event_shape) :] != event_shape:
-            self._refuse(name, x, event_shape)
-        batch = x.shape[: x.ndim - len(event_shape)]
-        if context is None:
-            self._may_be_none()
+        batch = batch_of(x, name, event_shape)
+        in_floats(x, name)
+        if context is None and prod(self.context_shape) == 0:
             context = x.new_zeros(batch + self.context_shape)
-        rank = len(self.context_shape)
-        if context.ndim < rank or context.shape[context.ndim - rank :] != self.context_shape:
-            self._refuse("context", context, self.context_shape)
-        context_batch = context.shape[: context.ndim - rank]
+        context_batch = batch_of(context, "context", self.context_shape)
+        assert context is not None
         dtype = next(self._tensors(), x).dtype
         x, context = x.to(dtype), context.to(dtype)
         if self.context_net is not None:
@@ -319,13 +311,7 @@ class ConditionalFlow(nn.Module):
         if index is not None:
             context, context_batch = context[index], index.shape
         if batch != context_batch:
-            try:
-                batch = torch.broadcast_shapes(batch, context_batch)
-            except RuntimeError:
-                raise ValueError(
-                    f"the batch shapes of {name} and context must broadcast; "
-                    f"got {tuple(batch)} and {tuple(context_batch)}"
-                ) from None
+            batch = common_batch(name, batch, context_batch)
             x, context = x.expand(batch + event_shape), context.expand(batch + given)
         count = prod(batch)
         return x.reshape(count, *event_shape), context.reshape(count, *given), batch
@@ -338,13 +324,6 @@ class ConditionalFlow(nn.Module):
             return function(*flat)
         parts = [function(*chunk) for chunk in zip(*(t.split(size) for t in flat), strict=True)]
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
-
-    def _may_be_none(self) -> None:
-        if prod(self.context_shape) > 0:
-            raise ValueError(f"context must end in {tuple(self.context_shape)}; got None")
-
-    def _refuse(self, name: str, came: Tensor, shape: Size) -> None:
-        raise ValueError(f"{name} must end in {tuple(shape)}; got {tuple(came.shape)}")
 
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.parameters()

@@ -2,18 +2,19 @@
 
 ``names()`` lists the folder without importing anything, so that ``flowzoo --help`` and a misspelt name cost
 nothing; ``get(name)`` imports that one module, whose decorator hands over its class. A package outside flowzoo
-joins by an entry point in the group of the registry. An optional dependency that is missing breaks the entry that
-needs it and no other.
+joins by an entry point in the group of the registry; a script or a notebook by the decorator alone, for as long as
+its process lives. An optional dependency that is missing breaks the entry that needs it and no other.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T", bound=type)
 
@@ -58,8 +59,11 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every name that ``get`` takes, sorted, aliases apart; imports nothing."""
-        own = {self._name(path.stem) for path in self._folder.glob("[!_]*.py")}
-        return sorted(own | self._entry_points().keys())
+        return sorted(self._own() | self._entry_points().keys() | self._classes.keys())
+
+    def local(self) -> list[str]:
+        """The names that this process alone knows: what a script or a notebook has registered."""
+        return sorted(self._classes.keys() - self._own() - self._entry_points().keys())
 
     def resolve(self, name: str) -> str:
         """The canonical form of a name: aliases and ``-``/``_`` folded.
@@ -89,7 +93,6 @@ class Registry:
             try:
                 if outside is not None:
                     self._classes[name] = outside.load()
-                    self._classes[name]._registered_name = name  # type: ignore[attr-defined]
                 else:
                     importlib.import_module(f"{self.package}.{self._stem(name)}")
             except ModuleNotFoundError as error:
@@ -103,18 +106,71 @@ class Registry:
             )
         return self._classes[name]
 
-    def register(self, cls: T) -> T:
-        """Class decorator of an entry's module; the module's file name is the name."""
-        name = self._name(cls.__module__.rsplit(".", 1)[-1])
-        if name in self._classes and self._classes[name].__module__ != cls.__module__:
-            raise ValueError(f"{self.kind} '{name}' is registered twice, by {self._classes[name]} and {cls}")
-        self._classes[name] = cls
-        cls._registered_name = name  # type: ignore[attr-defined]
-        return cls
+    @overload
+    def register(self, cls: T, /) -> T: ...
+    @overload
+    def register(self, /, *, name: str | None = None) -> Callable[[T], T]: ...
+    def register(self, cls: T | None = None, /, *, name: str | None = None) -> T | Callable[[T], T]:
+        """Class decorator of an entry, plain or with a name: ``@MODELS.register(name="shift")``.
+
+        In the folder of the registry the file's name is the entry's. Elsewhere it is ``name``; without one that of the
+        class's entry point, if it has one, and else the class's own in lower case. A class that is defined again (a
+        cell of a notebook that is run twice) takes the place of the one before.
+
+        Raises:
+            ValueError: for a name that is taken, or is none.
+        """
+        if cls is None:
+            return lambda cls: self._add(cls, name)
+        return self._add(cls, name)
 
     def name_of(self, entry: Any) -> str:
-        """The name under which the class of an object (or a class) is registered."""
-        return str(entry._registered_name)
+        """The name under which a class, or that of an object, is registered.
+
+        Raises:
+            UnknownName: if it is not.
+        """
+        cls = entry if isinstance(entry, type) else type(entry)
+        for name, known in self._classes.items():
+            if known is cls:
+                return name
+        raise UnknownName(
+            f"{cls.__name__} is no registered {self.kind}: decorate the class with {self.kind.upper()}S.register"
+        )
+
+    def _add(self, cls: T, name: str | None) -> T:
+        if cls.__module__.startswith(f"{self.package}."):
+            own = self._name(cls.__module__.rsplit(".", 1)[-1])
+        else:
+            own = self._foreign(cls, name)
+        known = self._classes.get(own)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"{self.kind} '{own}' is registered twice, by {known} and {cls}; {self._cure}")
+        self._classes[own] = cls
+        return cls
+
+    def _foreign(self, cls: type, name: str | None) -> str:
+        """The name of a class that is not in the folder."""
+        package = cls.__module__.split(".")[0]
+        for point in self._entry_points().values():
+            if (point.module.split(".")[0], point.attr) == (package, cls.__qualname__):
+                if name not in (None, point.name):
+                    raise ValueError(f"{self.kind} '{name}' has the entry point '{point.name}'; give both one name")
+                return point.name
+        if name is not None and not re.fullmatch("[a-z0-9][a-z0-9_-]*", name):
+            raise ValueError(f"the name of a {self.kind} is of lower-case letters, digits, - and _; got {name!r}")
+        found = self._name(name or cls.__name__.lower())
+        taken = {self._fold(n) for n in (*self._own(), *self._entry_points(), *self.aliases)}
+        if self._fold(found) in taken:
+            raise ValueError(f"{self.kind} '{found}' exists; {cls} cannot take its name: {self._cure}")
+        return found
+
+    @property
+    def _cure(self) -> str:
+        return f"give another, {self.kind.upper()}S.register(name=...)"
+
+    def _own(self) -> set[str]:
+        return {self._name(path.stem) for path in self._folder.glob("[!_]*.py")}
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         # Once: it looks at every installed package, and a bench resolves hundreds of names.

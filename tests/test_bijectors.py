@@ -72,6 +72,11 @@ def fitted(request):
     return bijector
 
 
+def test_map_is_partial_where_some_values_have_no_image(fitted):
+    far = torch.tensor([-1e4, 0.0, 1e4], dtype=torch.float64)[:, None].expand(3, 3)
+    assert fitted.partial == (not bool(fitted.to_latent(far)[0].isfinite().all()))
+
+
 def test_log_slopes_add_up_to_the_log_det_of_the_jacobian(fitted):
     for direction, points in (
         (fitted.to_latent, positive()[:5]),

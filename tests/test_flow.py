@@ -4,13 +4,15 @@ import copy
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.distributions import LogNormal, Normal
 
-from flowzoo.bijectors import Log, Standardize
+from flowzoo.bijectors import Arcsine, Columns, Compose, Log, Logit, Standardize, Whiten
 from flowzoo.flow import ConditionalFlow, DiagonalNormal
+from flowzoo.host_sync import NoHostSync
 from flowzoo.seeding import generator
 
 
@@ -86,6 +88,45 @@ def test_map_of_the_event_changes_the_units_of_the_density():
     x = x.exp()
     expected = LogNormal(flow.mean(c), flow.s.exp()).log_prob(x).sum(1)
     torch.testing.assert_close(flow.log_prob(x, c), expected)
+
+
+@pytest.mark.parametrize(
+    ("x_map", "outside"),
+    [
+        (lambda: Log(), [-1.0, 0.0, math.inf]),
+        (lambda: Logit(0, 1), [-0.5, 1.5, math.inf]),
+        (lambda: Arcsine(0, 1, 0.1), [-0.5, 1.5]),
+        (lambda: Compose(Columns([1], Log(10)), Whiten((3,))), [-1.0, 0.0]),
+    ],
+)
+def test_density_where_the_map_has_no_value_is_zero(x_map, outside):
+    flow = Affine(x_map=x_map())
+    x = torch.full((len(outside) + 2, 3), 0.5)
+    c = torch.randn(len(x), 2, generator=generator(0, "c"))
+    expected = flow.log_prob(x, c)
+    x[1:-1, 1] = torch.tensor(outside)
+    x[-1] = torch.tensor([0.5, -1.0, math.nan])  # of what is not known nothing is said
+    found = flow.log_prob(x, c)
+    assert torch.equal(found[0], expected[0])
+    assert found[1:-1].tolist() == [-math.inf] * len(outside)
+    assert bool(found[-1].isnan())
+    # A fault of the model is not taken for it, and the others have their gradient.
+    flow.log_prob(x[:-1], c[:-1])[0].backward()
+    assert bool(flow.w.grad.isfinite().all())
+    flow.w.data.fill_(math.nan)
+    assert bool(flow.log_prob(x, c)[0].isnan())
+
+
+def test_host_does_not_wait_to_learn_where_the_map_has_no_value():
+    flow = Affine(x_map=Log())
+    x, c = inputs()
+    with NoHostSync():
+        flow.log_prob(x, c)
+
+
+def test_whole_line_is_not_looked_at():
+    flow = Affine(x_map=Standardize((3,)))
+    assert bool(flow.log_prob(torch.tensor([1.0, math.nan, 1.0]), torch.zeros(2)).isnan())
 
 
 def test_other_units_shift_the_nll_by_a_known_amount():
@@ -201,6 +242,15 @@ def test_draws_come_first_in_the_shape():
     assert log_prob.shape == (6, 2, 5, 7)
 
 
+@pytest.mark.parametrize("count", [6, np.int64(6), torch.tensor(6)])
+def test_number_of_draws_is_one_axis(count):
+    flow = Affine()
+    c = torch.randn(5, 2)
+    assert flow.sample(c, count).shape == flow.rsample(c, count).shape == (6, 5, 3)
+    assert flow.sample_and_log_prob(c, count)[1].shape == (6, 5)
+    assert torch.equal(*(flow.sample(c, n, generator=generator(1, "z")) for n in (count, (6,))))
+
+
 def test_image_context():
     flow = Affine(context=(1, 4, 4))
     x, c = inputs(5, context=(1, 4, 4))
@@ -267,6 +317,17 @@ WRONG |= {
     "None to rsample": (lambda f, x, c: f.rsample(), NONE),
     "None to sample and score": (lambda f, x, c: f.sample_and_log_prob(), NONE),
 }
+
+
+CURE = "give torch.as_tensor(numpy.asarray({name}), dtype=torch.float32)"
+for kind, make in {"ndarray": lambda t: t.numpy(), "list": lambda t: t.tolist()}.items():
+    at_x, at_c = (f"{n} must be a tensor; got {kind}: {CURE.format(name=n)}" for n in ("x", "context"))
+    WRONG |= {
+        f"{kind} as x": (lambda f, x, c, make=make: f.log_prob(make(x), c), at_x),
+        f"{kind} as context": (lambda f, x, c, make=make: f.log_prob(x, make(c)), at_c),
+        # of the noise, which nobody gave, there is no word
+        f"{kind} as context of a draw": (lambda f, x, c, make=make: f.sample(make(c), (2,)), at_c),
+    }
 
 
 @pytest.mark.parametrize("case", WRONG)

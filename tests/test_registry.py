@@ -71,11 +71,62 @@ def test_module_that_registers_nothing_says_so(folder):
         folder.get("empty")
 
 
-def test_two_modules_of_one_name_are_refused(folder):
+def defined(name, module="script", **attributes):
+    """A class as if some module defined it."""
+    return type(name, (), {"__module__": module, **attributes})
+
+
+# -- a script or a notebook
+
+
+def test_class_of_a_script_is_found_by_its_name_in_lower_case(folder):
+    otter = folder.register(defined("Otter"))
+    assert folder.names() == ["empty", "grey-seal", "needy", "otter"]
+    assert folder.get("Otter") is otter
+    assert folder.name_of(otter) == folder.name_of(otter()) == "otter"
+    assert folder.local() == ["otter"]
+
+
+def test_class_of_a_script_takes_the_name_that_it_is_given(folder):
+    otter = folder.register(name="sea_otter")(defined("Otter"))
+    assert folder.get("sea-otter") is folder.get("sea_otter") is otter
+    assert folder.local() == ["sea-otter"]
+
+
+def test_what_is_found_in_the_folder_is_not_local(folder):
     folder.get("grey-seal")
-    impostor = type("Impostor", (), {"__module__": "elsewhere.grey_seal"})
-    with pytest.raises(ValueError, match="'grey-seal' is registered twice"):
-        folder.register(impostor)
+    assert folder.local() == []
+
+
+def test_cell_of_a_notebook_may_be_run_twice(folder):
+    folder.register(defined("Otter", "__main__"))
+    again = folder.register(defined("Otter", "__main__"))
+    assert folder.get("otter") is again
+
+
+@pytest.mark.parametrize("name", ["grey-seal", "grey_seal", "robbe"])
+def test_name_of_the_folder_is_not_taken_by_a_script(folder, name):
+    with pytest.raises(ValueError, match=r"exists.*give another, ANIMALS.register\(name=...\)"):
+        folder.register(name=name)(defined("Impostor"))
+    assert folder.get(name).__name__ == "Seal"
+
+
+def test_two_classes_of_one_name_are_refused(folder):
+    folder.register(defined("Otter"))
+    with pytest.raises(ValueError, match="'otter' is registered twice"):
+        folder.register(defined("Otter", "another_script"))
+
+
+@pytest.mark.parametrize("name", ["", "Otter", "sea otter", "../otter", "a.b"])
+def test_name_that_is_none_is_refused(folder, name):
+    with pytest.raises(ValueError, match="of lower-case letters, digits, - and _; got"):
+        folder.register(name=name)(defined("Otter"))
+
+
+def test_class_that_is_not_registered_has_no_name(folder):
+    seal = folder.get("grey-seal")
+    with pytest.raises(UnknownName, match=r"Pup is no registered animal: decorate the class with ANIMALS.register"):
+        folder.name_of(type("Pup", (seal,), {}))  # not even that of its parent
 
 
 @dataclass(frozen=True)
@@ -91,6 +142,18 @@ def test_third_parties_join_by_entry_point(folder, monkeypatch):
     assert "walrus" in folder.names()
     assert folder.get("walrus") is Outside
     assert folder.name_of(Outside()) == "walrus"
+    assert folder.local() == []
+
+
+def test_decorator_of_a_package_gives_the_name_of_its_entry_point(folder, monkeypatch):
+    point = EntryPoint("sea-lion", "pinnipeds.lions:Lion", "zoo.animals")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    lion = folder.register(defined("Lion", "pinnipeds.lions"))
+    assert folder.names() == ["empty", "grey-seal", "needy", "sea-lion"]  # and no "lion": it would count twice
+    assert folder.get("sea-lion") is lion
+    assert folder.local() == []
+    with pytest.raises(ValueError, match="'lion' has the entry point 'sea-lion'; give both one name"):
+        folder.register(name="lion")(defined("Lion", "pinnipeds.lions"))
 
 
 def test_names_import_neither_torch_nor_an_entry():

@@ -23,6 +23,11 @@ class Bijector(nn.Module):
     event's shape, so that a checkpoint loads into a freshly built map.
     """
 
+    @property
+    def partial(self) -> bool:
+        """Whether there are values that the map does not take; ``to_latent`` is not finite there, and the density 0."""
+        return False
+
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Set the constants from training data ``(N, *event)``.
 

@@ -34,6 +34,11 @@ class Bounded(Bijector):
         self.low, self.high, self.alpha = float(low), float(high), float(alpha)
         self._slope = (1 - 2 * self.alpha) / (self.high - self.low)
 
+    @property
+    def partial(self) -> bool:
+        """Of values between the ends, and as far beyond as ``alpha`` reaches."""
+        return True
+
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Check that the data lie within the bounds."""
         bad = ((x < self.low) | (x > self.high)).reshape(len(x), -1)

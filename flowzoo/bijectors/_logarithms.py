@@ -31,6 +31,11 @@ class Log(Bijector):
         self.base = None if base is None else float(base)
         self._unit = 1.0 if base is None else math.log(base)
 
+    @property
+    def partial(self) -> bool:
+        """Of positive values."""
+        return True
+
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Check that the data are positive."""
         bad = (x <= 0).reshape(len(x), -1)

@@ -19,6 +19,11 @@ class Compose(Bijector):
         super().__init__()
         self.maps = nn.ModuleList(maps)
 
+    @property
+    def partial(self) -> bool:
+        """Whether one of them is."""
+        return any(bijector.partial for bijector in self.maps)
+
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Fit each map on what the ones before it return."""
         for i, bijector in enumerate(self.maps):
@@ -59,6 +64,11 @@ class Columns(Bijector):
         super().__init__()
         self.columns = [int(c) for c in columns]
         self.bijector = bijector
+
+    @property
+    def partial(self) -> bool:
+        """Whether the inner map is."""
+        return self.bijector.partial
 
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Fit the inner map on its columns."""
@@ -102,6 +112,11 @@ class VectorAndImage(Bijector):
         super().__init__()
         self.image = Size(image)
         self.vector, self.pixels = vector, pixels
+
+    @property
+    def partial(self) -> bool:
+        """Whether one of both is."""
+        return self.vector.partial or self.pixels.partial
 
     def fit(self, x: Tensor, names: Sequence[str] | None = None) -> None:
         """Fit each map on its part; of the names, the first V are those of the vector and C more of the channels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ def problem(error: Exception) -> str:
     text = getattr(error, "problem", None) or " ".join(str(error).split())
     if not isinstance(error, yaml.YAMLError | ValueError):  # of a tag on what does not fit it
         return f"not plain YAML ({type(error).__name__}: {text})"
-    plain = "; only plain YAML is read" if isinstance(error, yaml.constructor.ConstructorError) else ""
-    return f"{text}{plain}"
+    cure = "; only plain YAML is read" if isinstance(error, yaml.constructor.ConstructorError) else ""
+    if text.endswith("but got '['"):
+        cure = "; within {...} a name with brackets needs quotes: {'theta[0]': ...}"
+    elif re.match(r"'[^(]*\)' is given twice", text):  # the end of uniform(0, 1)
+        cure = "; within {...} a text with a comma needs quotes: {a: 'uniform(0, 1)'}"
+    return f"{text}{cure}"
 
 
 class Loader(yaml.SafeLoader):

@@ -17,8 +17,8 @@ def data_from_arrays(x: Any, context: Any = None, groups: Any = None) -> Data:
     """Events, contexts and groups of a user's own.
 
     Args:
-        x: ``(N, *event)``; ``(N,)`` are N events of one number.
-        context: ``(N, *context)`` or ``(N,)``.
+        x: ``(N, *event)``; ``(N,)`` are N events of one number. Columns of a DataFrame, and a Series, keep their names.
+        context: ``(N, *context)`` or ``(N,)``, in the same way.
         groups: ``(N,)`` numbers or text.
 
     Raises:
@@ -41,7 +41,23 @@ def data_from_arrays(x: Any, context: Any = None, groups: Any = None) -> Data:
         raise ConfigError(
             f"x is {events.dtype}: give floats, or for integer data a flowzoo.Data with levels=(low, step, count)"
         )
-    return Data(x=events, context=None if context is None else _columns(context, "context").float(), groups=labels)
+    return Data(
+        x=events,
+        context=None if context is None else _columns(context, "context").float(),
+        groups=labels,
+        names=_names(x),
+        context_names=_names(context),
+    )
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    """What a table calls its columns; none if it calls them by their positions."""
+    found: list[Any] = []
+    if isinstance(values, pd.DataFrame | pd.Series):
+        found = list(values.columns) if isinstance(values, pd.DataFrame) else [values.name]
+    if all(isinstance(name, int | None) for name in found):
+        return ()
+    return tuple(str(name) for name in found)
 
 
 def _columns(values: Any, name: str) -> Tensor:

@@ -12,6 +12,7 @@ from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.source import Source, open_sources
+from flowzoo.registry import DATASETS
 
 Meta = Mapping[str, Any]
 
@@ -29,7 +30,7 @@ def dataset_of(meta: Meta, path: object, cure: str) -> tuple[str, dict[str, Any]
     """
     options = dict(meta.get("data", {}))
     name = options.pop("name", None)
-    if name is None or (name == "data" and not options):
+    if name is None or (not options and name not in DATASETS.names()):
         what = "does not say what it was trained on" if name is None else "was trained on data given in Python"
         raise ConfigError(f"{path} {what}; {cure}")
     return name, options

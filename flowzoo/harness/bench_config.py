@@ -62,6 +62,8 @@ class BenchConfig:
         together: train the seeds of a config at once (``torch.func.vmap``), where one process trains them; by default
             those of small flows, of vectors if on a CPU: elsewhere nothing is gained. Figures are the same up to
             rounding.
+        reevaluate: take the metrics of finished cells again, from their trained flows, where a metric is of other code
+            now, or new.
         baseline: add ``gaussian`` to every dataset for which its covariance can be had: events of at most 8,192
             numbers, and fewer columns of context than training events. Named itself, it is tried all the same.
     """
@@ -85,6 +87,7 @@ class BenchConfig:
     context_gain: bool = False
     max_passes: int = 4096
     together: bool | None = None
+    reevaluate: bool = False
     baseline: bool = True
 
     def __post_init__(self) -> None:

@@ -20,8 +20,10 @@ from flowzoo.harness.arrays import data_from_arrays
 from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.executors import Executor, choose, here
 from flowzoo.harness.folder import finished_cells, held, scores_of, write_readme
+from flowzoo.harness.given import OWN, Dataset, Datasets, Models, datasets_of, models_of
 from flowzoo.harness.jobs import as_text, cell_job, remember, studies_from
 from flowzoo.harness.plan import Cell, default_out, make_plan
+from flowzoo.harness.reevaluate import with_metrics_of_now
 from flowzoo.harness.reporting import write_report
 from flowzoo.harness.run import fail_cell, take_twin
 from flowzoo.harness.settings import Settings
@@ -54,6 +56,11 @@ class BenchResult:
     figures: list[Path] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        columns = ["dataset", "model", "nll_nats", "nll_se", "delta_nll", "delta_se", "status"]
+        rows = self.table[columns].to_string(index=False, float_format="{:.4g}".format, na_rep="")
+        return f"{len(self.records)} cells, {len(self.failed)} failed, in {self.path}/\n{rows}"
+
     @property
     def failed(self) -> list[Record]:
         """The records of failed cells."""
@@ -79,8 +86,8 @@ class BenchResult:
 
 
 def bench(
-    models: str | Sequence[str] | Mapping[str, Mapping[str, Any]],
-    data: str | Data | Sequence[str] = "digits",
+    models: Models,
+    data: Datasets = "digits",
     *,
     x: Any = None,
     context: Any = None,
@@ -100,10 +107,11 @@ def bench(
     """Train several conditional flows on the same splits and compare them.
 
     Args:
-        models: a name, names, or names with options (``{"maf": {"num_steps": 8}}``).
-        data: a registered dataset, several, or a ``flowzoo.Data``. Ignored if ``x`` is given.
+        models: a name, names with options (``{"maf": {"num_steps": 8}}``), a configured model, or a list of these.
+        data: the same of datasets (``{"table": {"path": "a.npz", "x": "mag"}}``); and a ``flowzoo.Data`` or anything
+            else with ``load()``, by a name of your own in a mapping where there are several. Ignored if ``x`` is given.
         x: ``(N, *event)`` events of your own, in their units: a tensor, or what numpy makes an array of.
-            ``(N,)`` are N events of one number.
+            ``(N,)`` are N events of one number. Columns of a DataFrame, and a Series, keep their names.
         context: ``(N, *context)`` for them; ``(N,)`` is one number each.
         groups: ``(N,)`` numbers or text: what the split may not tear apart; errors are taken over these.
         seeds: one cell per dataset, model and seed.
@@ -125,18 +133,17 @@ def bench(
     """
     command = _call(models=models, data=data, x=x, context=context, groups=groups, seeds=seeds, train=train, **options)
     config = configs.make(BenchConfig, {"seeds": tuple(seeds), **options}, "bench")
+    chosen = models_of(models)
     if x is not None:
-        data = data_from_arrays(x, context, groups)
-    models = [models] if isinstance(models, str) else models
-    chosen = models if isinstance(models, Mapping) else {name: {} for name in models}
-    names = [] if isinstance(data, Data) else [data] if isinstance(data, str) else list(data)
-    if isinstance(data, Data):
-        sources = open_sources("data", {}, config, data)
+        datasets = [Dataset(OWN, {}, data_from_arrays(x, context, groups))]
+    elif context is not None or groups is not None:
+        raise configs.ConfigError("context and groups belong to events of your own; give them as x")
     else:
-        sources = [source for name in names for source in open_sources(name, {}, config)]
+        datasets = datasets_of(data)
+    sources = [source for each in datasets for source in open_sources(each.name, each.options, config, each.own)]
     settings = Settings(
-        [(name, {}) for name in names],
-        {name: dict(given) for name, given in chosen.items()},
+        [(each.name, each.options) for each in datasets],
+        chosen,
         dict(train or {}),
         {"trials": tune} if isinstance(tune, int) else dict(tune or {}),
         bench={"seeds": tuple(seeds), **options},
@@ -149,7 +156,7 @@ def bench(
         out,
         command=command,
         show=show,
-        settings=settings if names else None,
+        settings=settings if all(each.own is None for each in datasets) else None,
         executor=other,
         force=force,
         studies=studies,
@@ -202,6 +209,7 @@ def execute(
                 on_record(record, known)
 
         def run(wanted: Sequence[Cell], finished: Mapping[str, Record]) -> None:
+            finished = with_metrics_of_now(wanted, finished, folder)
             for known in finished.values():
                 keep(known, True)
             left: list[Cell] = []

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ def evaluate_flow(
         )
     found.evaluation = evaluation
     for name in METRICS.names():
-        _fill(found, name, evaluation)
+        _fill(found, name, evaluation, seed)
     lost = {name: value for name, value in found.metrics.items() if not math.isfinite(value)}
     found.missing |= {name: f"it came out as {value}" for name, value in lost.items()}
     found.metrics = {name: value for name, value in found.metrics.items() if name not in lost}
@@ -179,13 +180,20 @@ def _with_posteriors(
     return replace(evaluation, references=references)
 
 
-def _fill(found: Evaluated, name: str, evaluation: Evaluation) -> None:
+def _fill(found: Evaluated, name: str, evaluation: Evaluation, seed: int) -> None:
     """The columns of one metric, the reasons for those that are empty, and the curves behind them."""
     metric = configure(name, {})
+    columns = [column.name for column in metric.columns]
+    if not type(metric).__module__.startswith("flowzoo."):
+        # Ours draw from one generator after another; a metric more, or one that fails, moves none of their numbers.
+        evaluation = replace(evaluation, generator=generator(seed, "metrics", name))
     try:
-        values = metric(evaluation)
+        values = {key: _checked(key, value, columns) for key, value in metric(evaluation).items()}
     except NotComputed as reason:
-        found.missing |= {column.name: str(reason) for column in metric.columns}
+        found.missing |= dict.fromkeys(columns, str(reason))
+        return
+    except Exception as error:  # of whoever wrote it: no reason to lose a training, and all other numbers with it
+        found.missing |= dict.fromkeys(columns, f"metric '{name}' failed ({one_line(error)})")
         return
     for key, value in values.items():
         if isinstance(value, Tensor):
@@ -194,6 +202,15 @@ def _fill(found: Evaluated, name: str, evaluation: Evaluation) -> None:
             found.missing[key] = value
         else:
             found.metrics[key] = value
+
+
+def _checked(key: str, value: Any, columns: list[str]) -> float | str | Tensor:
+    """What a metric returns under a name: of a column a number or a reason, under any other a tensor."""
+    if key not in columns:
+        if isinstance(value, Tensor):
+            return value
+        raise TypeError(f"'{key}' is none of its columns {', '.join(columns)}; got {value!r:.40} and no tensor")
+    return value if isinstance(value, str) else float(value)
 
 
 def _draw(flow: ConditionalFlow, context: Tensor, seed: int) -> tuple[Tensor, float]:

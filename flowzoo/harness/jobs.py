@@ -21,6 +21,7 @@ from flowzoo import config as configs
 from flowzoo import lease, preempt, record
 from flowzoo.config import ConfigError
 from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.given import refuse_local
 from flowzoo.harness.plan import Cell, make_plan
 from flowzoo.harness.run import LEASES, cpu_threads, fail_cell, run_cell
 from flowzoo.harness.settings import Settings, dump, read
@@ -150,13 +151,14 @@ def as_text(settings: Settings | None) -> str:
     """Settings as text, for other processes.
 
     Raises:
-        ConfigError: if they cannot be that.
+        ConfigError: if they cannot be that, or name what is registered in this process alone.
     """
     if settings is None:
         raise ConfigError(
             "data given from Python cannot go to other processes; write a file and name it (--data table), "
             "or leave out workers and executor"
         )
+    refuse_local(settings.models, [name for name, _ in settings.datasets])
     try:
         return dump(settings)
     except yaml.representer.RepresenterError as error:

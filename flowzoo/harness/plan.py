@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from flowzoo import __version__, models
@@ -16,11 +14,12 @@ from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.bench_config import EVALUATION, BenchConfig
+from flowzoo.harness.code import code_digest
 from flowzoo.harness.source import Source
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig
 from flowzoo.record import TUNED, one_line, stem
-from flowzoo.registry import EMBEDDINGS, METRICS, MODELS, MissingDependency
+from flowzoo.registry import METRICS, MODELS, MissingDependency
 from flowzoo.seeding import generator
 from flowzoo.storage import plain_name
 from flowzoo.train import FitConfig
@@ -91,29 +90,6 @@ class Cell:
         return flow.to(splits.train.x.device)
 
 
-def code_digest(model: ModelConfig) -> str:
-    """A digest of the files that define a model: whoever edits one of them means another model."""
-    return _code_digest(type(model), getattr(model, "embed", None))
-
-
-@lru_cache
-def _code_digest(kind: type, embed: str | None) -> str:
-    # Once a process: what runs is what was loaded, whatever is edited meanwhile.
-    file = inspect.getsourcefile(kind)
-    if file is None:
-        return ""
-    files = [Path(file)]
-    if kind.__module__.startswith("flowzoo."):
-        root = Path(models.__file__).parents[1]
-        files += [root / "flow.py", root / "nets.py", *root.glob("models/_*.py"), *root.glob("layers/*.py")]
-    if embed is not None:
-        files += [Path(part) for part in [inspect.getsourcefile(EMBEDDINGS.get(embed))] if part]
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def make_plan(
     sources: Sequence[Source],
     chosen: Mapping[str, Mapping[str, Any]],
@@ -138,8 +114,7 @@ def make_plan(
     if repeated:
         raise ConfigError(f"dataset '{repeated[0]}' is in the plan twice: bench its variants in runs of their own")
     made = [models.configure(name, options) for name, options in names.items()]
-    for name in METRICS.names():
-        configure_metric(name, {})
+    _check_metrics()
     cells = []
     for source in sources:
         given = source.splits.data
@@ -166,6 +141,15 @@ def make_plan(
                 ) from error
             cells += [Cell(source, model, seed, fit, bench) for seed in bench.seeds]
     return cells
+
+
+def _check_metrics() -> None:
+    """Find out now, and not after the training, whether each metric can be had and fills columns of its own."""
+    owners: dict[str, str] = {}
+    for name in METRICS.names():
+        for column in configure_metric(name, {}).columns:
+            if owners.setdefault(column.name, name) != name:
+                raise ConfigError(f"column '{column.name}' is filled by two metrics, {owners[column.name]} and {name}")
 
 
 def default_out(cells: Sequence[Cell]) -> str:

@@ -18,6 +18,7 @@ from flowzoo import checkpoint, record, train
 from flowzoo.data import Data, Splits
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness._reach import reach_of
+from flowzoo.harness.code import metric_digests
 from flowzoo.harness.context_gain import COLUMNS as GAIN_COLUMNS
 from flowzoo.harness.context_gain import context_gain
 from flowzoo.harness.evaluate import evaluate_flow
@@ -249,12 +250,13 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Where numbers come from: device, versions, commit, time."""
+    """Where numbers come from: device, versions, code of the metrics, commit, time."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
         "device": name,
         "threads": torch.get_num_threads(),
         "versions": checkpoint.versions(),
+        "metrics": metric_digests(),
         "commit": _commit(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -7,6 +7,7 @@ option exists is checked here, where its line in the file is still known.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +51,8 @@ def read(
 
     Args:
         config: YAML, ``{data: ..., models: ..., train: ..., tune: ..., bench: ...}``. ``data`` is a name, a
-            mapping of ``name`` and options, or a list of these; ``models`` a list of names, or
-            a mapping of names to options.
+            mapping of ``name`` and options, a mapping of names to options, or a list of these; ``models`` a list of
+            names, or a mapping of names to options.
         models: names, separated by commas: replaces the file's list, keeps its options of the models named.
         data: the same for datasets.
         sets: ``key=value``, the value in YAML, later ones winning. The key is an option after ``data.`` or
@@ -137,20 +138,29 @@ def _listed(source: _Source, key: str, registry: Registry) -> list[_Target]:
         found = [((key, i), item, None) for i, item in enumerate(value)]
     else:
         found = [] if value is None else [((key,), value, None)]
+    if key == "data":
+        found = [dataset for path, item, _ in found for dataset in _datasets(path, item)]
     listed: list[_Target] = []
     for path, name, options in found:
         where = source.at(path)
-        if key == "data" and isinstance(name, dict):
-            options = {k: v for k, v in name.items() if k != "name"}
-            name = name.get("name")
         if not isinstance(name, str):
-            shape = "{name: ..., options}" if key == "data" else "all of them as {name: {options}, ...}"
+            flat = "{name: ..., options} or {dataset: {options}}"
+            shape = flat if key == "data" else "all of them as {name: {options}, ...}"
             raise ConfigError(f"{where}: expected the name of a {registry.kind}, or {shape}; got {name!r}")
         canonical = _resolve(registry, name, where)
         if key == "models" and canonical in [target.name for target in listed]:
             raise ConfigError(f"{where}: model '{canonical}' is named twice; name it once")
         listed.append(_Target(canonical, source.mapping(path, options, name), registry, path))
     return listed
+
+
+def _datasets(path: Path_, item: Any) -> list[tuple[Path_, Any, Any]]:
+    """The datasets of one item, with their names and options: one with its name among them, or several by name."""
+    if isinstance(item, dict) and "name" in item:
+        return [(path, item["name"], {k: v for k, v in item.items() if k != "name"})]
+    if isinstance(item, dict) and item and all(isinstance(options, dict | None) for options in item.values()):
+        return [((*path, name), name, options) for name, options in item.items()]
+    return [(path, item, None)]
 
 
 def _resolve(registry: Registry, name: str, where: str) -> str:
@@ -190,10 +200,13 @@ def _set(text: str, targets: Mapping[str, list[_Target]]) -> None:
 
 
 def _value(value: str, text: str) -> Any:
-    """YAML where it is YAML, else the text as it stands (``*.npz``, ``#3``)."""
+    """YAML where it is YAML, else the text as it stands (``*.npz``, ``#3``, ``{theta[0]: uniform(0, 1)}``)."""
     try:
         parsed = yaml.load(value, Loader)
     except Exception as error:  # as in ``_open``
+        # In braces YAML knows no theta[0], and cuts uniform(0, 1) at its comma; whoever takes such texts reads them.
+        if value[0] == "{" and value[-1] == "}" and re.search(r"\w\(.*\)", value):
+            return value
         if value[0] in "[{'\"!&":
             raise ConfigError(f"--set {text:.200}: {problem(error)}") from None
         return value

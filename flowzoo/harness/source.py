@@ -12,6 +12,7 @@ from flowzoo import config as configs
 from flowzoo import data
 from flowzoo.config import ConfigError
 from flowzoo.data import Data, DatasetConfig, References, Splits
+from flowzoo.data._context import stored_once
 from flowzoo.distributed import world
 from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.clouds import RealClouds, real_clouds
@@ -85,23 +86,31 @@ def resolve_device(name: str) -> torch.device:
         if name != "cuda":
             raise ConfigError(f"device '{name}' is one GPU and there are {processes} processes; take auto or cpu")
         name = f"cuda:{local_rank}"
+    cure = "try auto or cpu"
     try:
         device = torch.device(name)
+    except RuntimeError:  # which lists twenty kinds of devices
+        raise ConfigError(f"unknown device '{name}': expected cpu, cuda, cuda:1 or auto") from None
+    try:
         torch.zeros(1, device=device).item()  # a device that exists, and holds numbers (`meta` does not)
     except (RuntimeError, AssertionError, ImportError) as error:
-        text = str(error).splitlines()[0]
-        raise ConfigError(f"device '{name}' cannot be used here ({text}); try auto or cpu") from None
+        if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+            cure += ", or install a build of torch with CUDA (the selector on pytorch.org has the command)"
+        why = str(error).splitlines()[0].split(". ")[0]  # of MPS that sentence, and then a page
+        raise ConfigError(f"device '{name}' cannot be used here ({why}); {cure}") from None
     return device
 
 
-def open_source(name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None) -> Source:
+def open_source(
+    name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | DatasetConfig | None = None
+) -> Source:
     """Load and split a dataset.
 
     Args:
         name: registered, or what to call ``given``.
         options: of the dataset.
         bench: how to split it, and where it shall live.
-        given: data from Python instead of a registered dataset.
+        given: data from Python, or what loads them, instead of a registered dataset.
 
     Raises:
         ConfigError: for options that do not fit, a missing file, or data that has no density; in one line.
@@ -110,17 +119,25 @@ def open_source(name: str, options: Mapping[str, Any], bench: BenchConfig, given
 
 
 def open_sources(
-    name: str, options: Mapping[str, Any], bench: BenchConfig, given: Data | None = None, only: int | None = None
+    name: str,
+    options: Mapping[str, Any],
+    bench: BenchConfig,
+    given: Data | DatasetConfig | None = None,
+    only: int | None = None,
 ) -> list[Source]:
     """As ``open_source``, once for each of the folds that the bench asks for, or ``only`` for one of them."""
     resolved, device = dict(options), resolve_device(bench.device)
     if given is None:
-        config: DatasetConfig = data.configure(name, resolved)
-        resolved = configs.to_dict(config)
+        given = data.configure(name, resolved)
+        resolved = configs.to_dict(given)
+    if not isinstance(given, Data):
         try:
-            given = config.load()
+            given = given.load()
         except (OSError, ValueError) as error:
             raise ConfigError(f"{name}: {error}") from None
+        if not isinstance(given, Data):
+            raise ConfigError(f"{name}: load() must return a flowzoo.Data; got {type(given).__name__}")
+    given = _stored_once(given)
     sources: list[Source] = []
     folds: Sequence[int | None] = range(bench.folds) if bench.folds else (None,)
     for fold in folds if only is None else (only,):
@@ -138,3 +155,14 @@ def open_sources(
             raise ConfigError(f"{name}: {error}") from None
         sources.append(Source(name, resolved, splits, given.describe(), fold))
     return sources
+
+
+def _stored_once(given: Data) -> Data:
+    """The data, with a context that all events of a group have in one row, if every event has a row of its own."""
+    assert given.context is not None
+    assert given.context_index is not None
+    own = torch.arange(len(given))
+    if given.folds or len(given.context) != len(given) or not torch.equal(given.context_index, own):
+        return given
+    contexts, index = stored_once(given.context, given.groups)
+    return given if index is None else replace(given, context=contexts, context_index=index)

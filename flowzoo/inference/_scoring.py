@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowzoo.arguments import in_tensor
 from flowzoo.inference._inferred import of_observations
 
 #: ``(R, M, D)`` parameters, and the ``(R,)`` observations of the rows (None: all K in their order), to ``(R, M)``.
@@ -105,8 +106,7 @@ def observations(x: Tensor, shape: torch.Size) -> tuple[Tensor, str | None]:
     Raises:
         ValueError: for another shape, no observation, or one that is not finite.
     """
-    if not isinstance(x, Tensor):
-        raise ValueError(f"x must be a tensor; got {type(x).__name__}. Try torch.from_numpy.")
+    in_tensor(x, "x")
     said = None
     if x.shape == shape:
         x, said = x[None], "x has no axis of observations; it was taken as a single one, x[None]"

@@ -12,6 +12,8 @@ from torch import Tensor
 MIN_SIDE = 16  # pixels a side from which field statistics say something
 
 Better = Literal["lower", "higher", "zero", "none"]
+#: the parts of an evaluation that a metric may need: what a flow says, and what was drawn from it
+NEEDS = ("scores", "samples", "clouds", "ensembles", "posteriors", "references")
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,10 @@ class Evaluation:
 
 
 class MetricConfig(Protocol):
-    """What a metric's file registers: a frozen dataclass of its options that can be called."""
+    """What a metric's file registers: a frozen dataclass of its options that can be called.
+
+    ``needs`` names what it looks at, some of ``NEEDS``; ``columns`` what it fills.
+    """
 
     columns: ClassVar[tuple[Column, ...]]
     needs: ClassVar[tuple[str, ...]]

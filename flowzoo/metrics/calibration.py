@@ -52,13 +52,18 @@ class Calibration:
             good=GOOD_P,
             bad=BAD_P,
         ),
+        Column(
+            "calibration_observations", "none", "test observations that all p are of: with more a fault has a smaller p"
+        ),
     )
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float | str | Tensor]:
         """See the class."""
         posteriors = usable(evaluation, predicted=True)
         found = family(posteriors, *(stream(evaluation, name) for name in ("sbc", "hpd", "tarp")))
-        return {"calibration_p": float(found.adjusted.min()), "p": found.p, "p_holm": found.adjusted}
+        count = float(len(posteriors.truth))
+        numbers = {"calibration_p": float(found.adjusted.min()), "calibration_observations": count}
+        return {**numbers, "p": found.p, "p_holm": found.adjusted}
 
 
 def family(

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from flowzoo.flow import ConditionalFlow
 from flowzoo.harness import BenchConfig, make_plan, open_source
 from flowzoo.harness.plan import Cell
 from flowzoo.models.maf import MAF
+from flowzoo.registry import DATASETS, EMBEDDINGS, METRICS, MODELS
 from flowzoo.train import FitConfig
 
 TINY = {"num_steps": 1, "hidden_features": 16}
@@ -83,3 +84,12 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(train, "fit", fit)
     return labels
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """What a test registers is known for that test alone."""
+    yield
+    for registry in (MODELS, DATASETS, METRICS, EMBEDDINGS):
+        for name in registry.local():
+            del registry._classes[name]

@@ -44,7 +44,8 @@ def test_run_directory_holds_the_tables_the_records_and_the_flows(plan: Plan, tm
     done = execute(plan(["gaussian", "maf"], seeds=(0, 1)), tmp_path / "run", command="flowzoo bench --models maf")
     assert done.failed == []
     stems = [f"two_moons.{model}.{seed}" for model in ("gaussian", "maf") for seed in (0, 1)]
-    expected = {"README.md", "table.csv", "table.md", "table.tex", ".lock", "figures/calibration.two_moons.png"}
+    expected = {"README.md", "report.html", "table.csv", "table.md", "table.tex", ".lock"}
+    expected |= {f"figures/{kind}.two_moons.png" for kind in ("nll", "training", "calibration")}
     expected |= {f"cells/{stem}{end}" for stem in stems for end in (".json", ".safetensors")}
     expected |= {f"checkpoints/{stem}.safetensors" for stem in stems}
     found = {str(p.relative_to(done.path)) for p in done.path.rglob("*") if p.is_file()}

@@ -131,11 +131,31 @@ def test_backend_that_is_missing_only_when_a_model_is_built_is_named(monkeypatch
         make_plan([source], {"maf": {}}, FitConfig(), BenchConfig())
 
 
-@pytest.mark.parametrize("name", ["warp", "cuda:99", "meta", "hpu", "cuda:x", ""])
+@pytest.mark.parametrize("name", ["warp", "gpu", "cuda:x", ""])
+def test_device_that_is_none_is_refused_with_those_that_there_are(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_device(name)
+    assert str(caught.value) == f"unknown device '{name}': expected cpu, cuda, cuda:1 or auto"
+
+
+def test_device_that_needs_another_build_of_torch_says_where_it_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def zeros(*args: object, **kwargs: object) -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    for version, hint in ((None, True), ("12.8", False)):
+        monkeypatch.setattr(torch.version, "cuda", version)
+        with pytest.raises(ConfigError, match=r"not compiled with CUDA enabled\); try auto or cpu") as caught:
+            resolve_device("cuda")
+        assert ("pytorch.org" in str(caught.value)) == hint
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "hpu", "mps"])
 def test_device_that_cannot_be_used_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be used here") as caught:
         resolve_device(name)
     assert "try auto or cpu" in str(caught.value)
+    assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
 
 

@@ -126,6 +126,19 @@ def test_data_is_a_name_a_mapping_or_a_list(write, text, datasets):
     assert read(write(text)).datasets == datasets
 
 
+@pytest.mark.parametrize(
+    ("text", "datasets"),
+    [
+        ("{maps: {root: /a}}", [("maps", {"root": "/a"})]),
+        ("{maps: {root: /a}, digits: }", [("maps", {"root": "/a"}), ("digits", {})]),
+        ("[{maps: {root: /a}}, moons]", [("maps", {"root": "/a"}), ("moons", {})]),
+        ("[{maps: {root: /a}}, {name: maps, root: /b}]", [("maps", {"root": "/a"}), ("maps", {"root": "/b"})]),
+    ],
+)
+def test_data_may_be_named_as_models_are(write, text, datasets):
+    assert read(write(f"data: {text}\n")).datasets == datasets
+
+
 @pytest.mark.parametrize("text", ["models: [cglow, maf]", "models: {cglow: {}, maf: }", "models: {cglow: , maf: {}}"])
 def test_models_are_a_list_or_a_mapping_in_their_order(write, text):
     assert list(read(write(text)).models.items()) == [("cglow", {}), ("maf", {})]
@@ -308,7 +321,11 @@ def test_set_of_nothing_chosen_says_so():
         ),
         ("data:\n - digits\n - mops\n", 3, ["unknown dataset 'mops'"]),
         ("data:\n  name: maps\n  family: x\n", 3, ["maps has no option 'family'"]),
-        ("data:\n  root: x\n", 1, ["expected the name of a dataset, or {name: ..., options}"]),
+        ("data:\n  root: x\n", 1, ["expected the name of a dataset, or {name: ..., options} or {dataset: {options}}"]),
+        ("data:\n  digits:\n  maps:\n    rot: x\n", 4, ["maps has no option 'rot': did you mean 'root'?"]),
+        ("data:\n  maps: {}\n  mops: {}\n", 3, ["unknown dataset 'mops': did you mean maps"]),
+        ("data:\n  maps: 8\n", 1, ["expected the name of a dataset", "got {'maps': 8}"]),
+        ("data: {}\n", 1, ["expected the name of a dataset", "got {}"]),
         ("data:\n - 3\n", 2, ["expected the name of a dataset", "got 3"]),
         ("\nmodels:\n - maf: {num_steps: 1}\n", 3, ["all of them as {name: {options}, ...}"]),
         ("models:\n  maf: 8\n", 2, ["expected maf: {option: value, ...}; got 8"]),
