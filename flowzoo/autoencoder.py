@@ -37,7 +37,7 @@ class AutoencoderError(ValueError):
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The network and its training.
+    """The autoencoder of ``flowzoo embed``, and its training.
 
     The published one (92.7 million parameters for 3 x 448 x 448) is ``base=64, cap=2048, lr=3e-5, batch_size=4``.
 

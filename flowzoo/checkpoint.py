@@ -52,8 +52,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if path.is_dir():
-        inside = sorted(p.name for p in path.rglob("*.safetensors"))
-        raise CheckpointError(f"{path} is a folder; give one file, such as {', '.join(inside[:3]) or '(none here)'}")
+        # Of a run directory: the scores in its cells/ are no flows.
+        found = [p for folder in (path, path / "checkpoints") for p in sorted(folder.glob("*.safetensors"))]
+        flows = [str(p) for p in found if ".state." not in p.name]
+        hint = (
+            f"give one file, such as {', '.join(flows[:3])}"
+            if flows
+            else "there is no flow in it; give the file of one"
+        )
+        raise CheckpointError(f"{path} is a folder; {hint}")
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
@@ -111,6 +118,9 @@ def save(flow: ConditionalFlow, path: str | Path, **meta: Any) -> None:
 def load(path: str | Path, *, device: torch.device | str = "cpu") -> ConditionalFlow:
     """A flow from a file that ``save``, ``flowzoo fit`` or ``flowzoo bench`` wrote; nothing else is needed.
 
+    It can be trained on, so its scores come with a gradient; inside ``torch.no_grad()`` they do without, take less
+    memory, and numpy takes them. Draws never have one.
+
     Args:
         path: the file.
         device: where the flow will live.
@@ -118,6 +128,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Conditional
     Raises:
         FileNotFoundError: if there is no such file.
         CheckpointError: if it is damaged or not a flow.
+        UnknownName: if nothing in this process registers its model.
     """
     tensors, meta = load_tensors(Path(path))
     if meta.get("format") != FORMAT or "flow" not in meta:
@@ -136,7 +147,11 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> Conditional
             generator=torch.Generator().manual_seed(0),  # the weights are replaced; the process-wide state is not
             **spec["config"],
         )
-    except (UnknownName, ConfigError):
+    except UnknownName as error:
+        raise UnknownName(
+            f"{path}: {error}; if it is of your own, import the module that registers it first, or install its package"
+        ) from None
+    except ConfigError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:300]

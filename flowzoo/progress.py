@@ -16,6 +16,15 @@ class Update(Protocol):
         ...
 
 
+_silent = False
+
+
+def silence() -> None:
+    """Show no bar from now on but one that is forced: processes that share a terminal would draw over one another."""
+    global _silent
+    _silent = True
+
+
 @contextmanager
 def bar(label: str, total: int, *, shown: bool | None = None) -> Iterator[Update]:
     """Show a bar on stderr while the block runs.
@@ -25,7 +34,7 @@ def bar(label: str, total: int, *, shown: bool | None = None) -> Iterator[Update
         total: number of steps.
         shown: force it on or off; by default it is shown if stderr is a terminal.
     """
-    if not (sys.stderr.isatty() if shown is None else shown):
+    if not (sys.stderr.isatty() and not _silent if shown is None else shown):
         yield lambda step, text: None
         return
     from rich.console import Console

@@ -36,7 +36,8 @@ class FitConfig:
             mean context where contexts are scaled.
         patience: validations without improvement before stopping; 0 never stops early.
         validation_events: at most this many validation events, a fixed random choice, are scored each time.
-        checkpoint_every: steps between checkpoints, when a path is given.
+        checkpoint_every: steps between checkpoints, when a path is given. Where so many steps take more than a minute
+            there is one a minute too (``docs/clusters.md``).
         engine: ``"eager"``, one operation after another; ``"compile"``, the forward pass of a step compiled by torch:
             half a minute and more before the first one, a C++ compiler (on a GPU, Triton), and results that differ in
             rounding, worth it from some thousands of steps on (``benchmarks/results/compile_gain.md``); ``"graph"``,

@@ -22,6 +22,10 @@ from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
 from flowzoo.train_config import FitConfig, rate_at
 
+# No options: they do not change a result, and an option is a part of what a finished run is recognised by.
+SAVE_AFTER = 60.0  # seconds since the last checkpoint, after which there is another, whatever the step
+SAVE_SHARE = 20  # as many times as long as one takes to write, if that is longer
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -113,6 +117,7 @@ class Trainer:
         self.share = len(x[own]) / len(x)
         self.best_weights: dict[str, Tensor] = {}
         self.together = 1  # how many share the time that passes
+        self.saved, self.saving = 0.0, 0.0  # when the last checkpoint was there, and how long it took to write
 
     def run(self, label: str, show: bool | None, on_step: Callable[[int], None] | None = None) -> FitResult:
         """Train to the end."""
@@ -150,6 +155,7 @@ class Trainer:
         if distributed.world().rank:
             show = False
         began, before, last = state.step, state.seconds, time.monotonic()
+        self.saved = last
         with bar(label, config.steps, shown=show) as update:
             while not reason:
                 now = time.monotonic()
@@ -178,9 +184,12 @@ class Trainer:
                     self._save()
                 if state.step % config.evaluate_every == 0 or state.step % config.checkpoint_every == 0:
                     self._prepare()  # at every checkpoint too: who resumes from it begins so
-                if distributed.total(preempt.asked()) and self._may_stop():  # all processes or none
+                # All processes or none: how many are asked to end, and a half if the first has its clock say so.
+                asked = distributed.total(preempt.asked() + (0.5 if self._overdue() else 0.0))
+                if asked and self._may_stop():
                     self._save()
-                    raise preempt.Preempted
+                    if asked >= 1:
+                        raise preempt.Preempted
                 if on_step is not None:
                     on_step(state.step)
         if status == "ok":
@@ -224,6 +233,11 @@ class Trainer:
         exact = self.splits.train.x.device.type == "cpu"
         now = any(self.state.step % every == 0 for every in (self.config.evaluate_every, self.config.checkpoint_every))
         return now or not (prepares and exact)
+
+    def _overdue(self) -> bool:
+        """Whether so much work would be lost now that a checkpoint is worth its time."""
+        due = self.saved + max(SAVE_AFTER, SAVE_SHARE * self.saving)
+        return self.path is not None and not distributed.world().rank and time.monotonic() > due
 
     def _validate(self) -> str:
         """Score the validation split and keep the best weights; returns what is wrong, or nothing."""
@@ -269,10 +283,13 @@ class Trainer:
         self.stepper.pool()
         if distributed.world().rank:
             return
+        began = time.monotonic()
         tensors = {f"flow.{k}": v for k, v in self.flow.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best_weights.items()}
         tensors |= {f"stepper.{k}": v for k, v in self.stepper.tensors().items()}
         save_tensors(self.path, tensors, {"fit": self._identity(), "state": vars(self.state)})
+        self.saved = time.monotonic()
+        self.saving = self.saved - began
 
     def _resume(self) -> bool:
         """Take up the state of the checkpoint, if there is one."""

@@ -205,12 +205,16 @@ def test_missing_file_is_said_to_be_missing(path):
 
 
 def test_folder_is_told_apart_and_its_files_are_suggested(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is a folder; give one file, such as \(none here\)"):
+    with pytest.raises(CheckpointError, match="is a folder; there is no flow in it; give the file of one"):
         flowzoo.load(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    flowzoo.save(flow_of(), tmp_path / "checkpoints" / "digits.maf.0.safetensors")
-    with pytest.raises(CheckpointError, match=r"give one file, such as digits\.maf\.0\.safetensors"):
+    for name in ("checkpoints/digits.maf.0", "checkpoints/digits.nsf.0.state", "cells/digits.maf.0"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        flowzoo.save(flow_of(), tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointError) as caught:
         flowzoo.load(tmp_path)
+    flow = tmp_path / "checkpoints" / "digits.maf.0.safetensors"
+    assert str(caught.value) == f"{tmp_path} is a folder; give one file, such as {flow}"
+    flowzoo.load(flow)
 
 
 def altered(path, **changes):

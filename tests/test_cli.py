@@ -9,15 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 
 import flowzoo
 from flowzoo import cli, train
-from flowzoo.checkpoint import read_meta
+from flowzoo.checkpoint import read_meta, save_tensors
 from flowzoo.models.maf import MAF
 from flowzoo.registry import DATASETS, MODELS
 
@@ -69,6 +71,11 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "fit", fit)
 
 
+def app_commands() -> dict[str, Any]:
+    found: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    return found
+
+
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
@@ -106,7 +113,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("bench --models maf --config gone.yaml", "gone.yaml: cannot be read"),
         ("bench --config wrong.yaml", "wrong.yaml:3: maf has no option 'num_stpes'"),
         ("bench --config torn.yaml", "torn.yaml:3: expected"),
-        ("bench --models maf --device warp", "device 'warp' cannot be used here"),
+        ("bench --models maf --device warp", "unknown device 'warp': expected cpu, cuda"),
         ("bench --models maf --device cuda:99", "device 'cuda:99' cannot be used here"),
         ("bench --models maf --device meta", "try auto or cpu"),
         ("bench --models maf --seeds one", "--seeds takes numbers like 0,1,2 or a range like 0..4; got 'one'"),
@@ -115,7 +122,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("bench --models maf --seeds 0..", "got '0..'"),
         ("bench --model maf", "No such option: --model"),
         ("bench --model maf", "there are --models, --data, --config"),
-        ("bnech", "there are bench, fit, tune, evaluate, infer, calibrate, sample, density, embed, models, datasets"),
+        ("bnech", "there are bench, report, fit, tune, evaluate, infer, calibrate, sample, density, embed, models, "),
         ("bench --models maf --out wrong.yaml", "cannot write to wrong.yaml"),
         ("bench --models maf --out wrong.yaml/run", "cannot write to wrong.yaml/run (Not a directory)"),
         ("bench --models maf --out /dev/null/run", "cannot write to /dev/null/run (Not a directory)"),
@@ -130,7 +137,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("evaluate", "Missing argument"),
         ("evaluate gone.safetensors", "no checkpoint at gone.safetensors"),
         ("evaluate torn.npz", "torn.npz: damaged or not a checkpoint"),
-        ("evaluate maps", "maps is a folder; give one file"),
+        ("evaluate maps", "maps holds no trained flows (checkpoints/*.safetensors); give the directory of a bench"),
         ("evaluate gone.safetensors --data digits,two_moons", "evaluate takes one dataset"),
         ("evaluate gone.safetensors --data digitss", "did you mean digits"),
     ],
@@ -142,7 +149,7 @@ def test_user_error_is_one_line_that_says_what_there_is(run: Run, tmp_path: Path
     (tmp_path / "wrong.yaml").write_text("data: digits\nmodels:\n  maf: {num_stpes: 3}\n")
     (tmp_path / "torn.yaml").write_text("data: digits\nmodels: {maf: {num_steps: 3\n")
     (tmp_path / "maps").mkdir()
-    np.save(tmp_path / "maps" / "Maps_T_z=0.npy", np.exp(rng.normal(size=(20, 9, 9))).astype("f4"))
+    np.save(tmp_path / "maps" / "Maps_T_z=0.npy", 1e6 * np.exp(rng.normal(size=(20, 9, 9))).astype("f4"))
     np.savetxt(tmp_path / "maps" / "params_LH.txt", rng.normal(size=(10, 2)))
     before = sorted(tmp_path.rglob("*"))
     done = run(*command.split())
@@ -351,6 +358,46 @@ def test_fit_then_evaluate_is_the_cell_of_the_bench(run: Run) -> None:
     assert f"nll_nats                   {cell['metrics']['nll_nats']:.6g}" in text
 
 
+def test_evaluate_takes_a_run_directory_and_says_of_what_it_is(run: Run) -> None:
+    assert run(*BENCH, "--seeds", "3", "--out", "run").status == 0
+    file = "run/checkpoints/two_moons.maf.3.safetensors"
+    done, own = run("evaluate", "run"), run("evaluate", file)
+    which, what, *lines = done.out.splitlines()
+    assert which.startswith("maf from two_moons.maf.3.safetensors: the lowest validation NLL")
+    split = read_meta(file)["split"]["hash"]
+    assert what == f"two_moons, split {split}, as in training: 60 test events of 60 groups"
+    assert own.out.splitlines()[0] == "maf from two_moons.maf.3.safetensors"
+    timed = re.compile("^(sample_seconds|posterior_seconds)")
+    assert [x for x in lines if not timed.match(x)] == [x for x in own.out.splitlines()[2:] if not timed.match(x)]
+    assert lines[0].startswith("nll_nats ")
+    other = run("evaluate", "run", "--model", "gaussian", "--data", "two_moons", "--set", "data.num_events=500").out
+    assert other.splitlines()[0].startswith("gaussian from two_moons.gaussian.3.safetensors")
+    assert other.splitlines()[1] == "two_moons: 100 test events of 100 groups"
+    found = json.loads(run("evaluate", "run", "--json").out)
+    assert (found["flow"], found["test_events"], found["test_groups"]) == (file, 60, 60)
+
+
+def test_reason_stands_once_with_all_its_columns(run: Run) -> None:
+    run("fit", "--model", "gaussian", *MOONS, "--out", "flow.safetensors")
+    lines = [line for line in run("evaluate", "flow.safetensors").out.splitlines() if line.startswith("not measured: ")]
+    (images,) = (line for line in lines if "not images" in line)
+    assert images.startswith("not measured: bispectrum_error, minkowski_error, peaks_error, pixel_w1, pk_mean_r2,")
+    assert images.endswith("(events are (2,), not images (C, H, W))")
+    reasons = [line[line.index(" (") :] for line in lines]
+    assert len(reasons) == len(set(reasons))
+    missing = json.loads(run("evaluate", "flow.safetensors", "--json").out)["missing"]
+    named = [name for line in lines for name in line.split(": ", 1)[1].split(" (")[0].split(", ")]
+    assert sorted(named) == sorted(name for name in missing if not name.endswith("_floor"))
+
+
+def test_state_of_a_training_is_no_flow(run: Run) -> None:
+    save_tensors(Path("flow.state.safetensors"), {}, {"fit": {}, "state": {}})
+    for command in ("evaluate", "infer"):
+        done = run(command, "flow.state.safetensors", *([] if command == "evaluate" else ["--test", 1, "--out", "out"]))
+        assert done.status == 2
+        assert "flow.state.safetensors holds no flow, but the state of a training" in done.line
+
+
 def test_evaluate_takes_other_data_of_the_same_shape_and_refuses_another(run: Run) -> None:
     run("fit", "--model", "gaussian", *MOONS, "--out", "flow.safetensors")
     done = run("evaluate", "flow.safetensors", "--data", "two_moons", "--set", "data.seed=9", "--json")
@@ -383,7 +430,9 @@ def test_diverged_fit_ends_in_status_one(run: Run) -> None:
 
 
 def test_models_are_listed_whole_with_what_they_take(run: Run) -> None:
-    lines = {line.split()[0]: line for line in run("models").out.splitlines()}
+    table, hint = run("models").out.split("\n\n")
+    assert "flowzoo models NAME says all of one" in hint
+    lines = {line.split()[0]: line for line in table.splitlines()}
     assert set(lines) == {"name", *MODELS.names()}
     assert lines["name"].split() == ["name", "family", "backend", "events", "contexts", "inverse", "paper"]
     for name in MODELS.names():
@@ -448,11 +497,23 @@ def test_help_imports_nothing_heavy_and_answers_at_once(command: list[str]) -> N
     pytest.fail(f"took {took} s")
 
 
+def test_no_word_of_help_is_taken_for_markup() -> None:
+    """What stands in brackets the terminal would read as the name of a style, and not show."""
+    parts = [(name, part) for name, command in app_commands().items() for part in command.params]
+    assert [(name, part.name) for name, part in parts if "[" in (getattr(part, "help", None) or "")] == []
+
+
+def test_help_shows_the_defaults_that_are_no_values(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    assert "[default: (digits)]" in run("bench", "--help").out
+    assert "[default: (those of the data that the flow was trained on)]" in run("sample", "--help").out
+
+
 def test_help_names_every_command(run: Run) -> None:
     done = run()
     assert done.status == 0
-    for name in ("bench", "report", "fit", "evaluate", "models", "datasets", "metrics", "sample", "density", "embed"):
-        assert name in done.out
+    for name in app_commands():
+        assert re.search(rf"^│ {name} ", done.out, re.MULTILINE)
 
 
 def test_script_is_the_main_that_is_tested_here() -> None:

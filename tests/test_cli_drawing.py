@@ -49,9 +49,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_sample_and_density_of_the_issue(run: Run) -> None:
-    done = run("sample", "flow.safetensors", "--galaxies", "table.csv", "--n", 100, "--out", "stars.h5")
+    done = run("sample", "flow.safetensors", "--contexts", "table.csv", "--n", 100, "--out", "stars.h5")
     assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines() == ["nsf from flow.safetensors", "stars.h5: 300 particles of 3 galaxies"]
+    assert done.out.splitlines() == ["nsf from flow.safetensors", "stars.h5: 300 events for 3 contexts"]
     done = run("density", "flow.safetensors", "--file", "stars.h5", "--out", "density.csv")
     assert (done.status, done.err) == (0, "")
     scores = pd.read_csv("density.csv")
@@ -59,6 +59,16 @@ def test_sample_and_density_of_the_issue(run: Run) -> None:
     assert f"mean log p {scores['log_prob'].mean():.4f} nats over 300 of them" in done.out
     for galaxy, mean in scores.groupby("id")["log_prob"].mean().items():
         assert re.search(rf"^{galaxy} +100 +{mean:.4f} *$", done.out, re.MULTILINE)
+
+
+def test_contexts_and_galaxies_are_two_names_of_one_option(run: Run) -> None:
+    for k, name in enumerate(("--contexts", "--galaxies")):
+        assert run("sample", "flow.safetensors", name, "table.csv", "--n", 5, "--out", f"{k}.csv").status == 0
+    assert Path("0.csv").read_text() == Path("1.csv").read_text()
+    for name in ("--contexts", "--galaxies"):
+        done = run("density", "flow.safetensors", "--file", "0.csv", name, "table.csv", "--out", f"{name}.csv")
+        assert (done.status, done.err) == (0, "")
+        assert re.search(r"^context +events +mean log p", done.out, re.MULTILINE)
 
 
 def test_every_option_reaches_its_place(run: Run) -> None:
@@ -83,17 +93,17 @@ def test_every_option_reaches_its_place(run: Run) -> None:
     [
         ("sample", "Missing argument"),
         ("sample flow.safetensors --n 3", "--out"),
-        ("sample flow.safetensors --n 3 --out s.h5", "does not say what it was trained on; give --galaxies"),
-        ("sample flow.safetensors --galaxies gone.csv --n 3 --out s.h5", "no such file: gone.csv"),
-        ("sample flow.safetensors --galaxies table.txt --n 3 --out s.h5", "unknown ending '.txt'"),
-        ("sample flow.safetensors --galaxies table.csv --out s.h5", "how many particles?"),
-        ("sample flow.safetensors --galaxies table.csv --n 3 --out s.txt", "unknown ending '.txt'"),
-        ("sample flow.safetensors --galaxies table.csv --n 3 --out s.h5 --model maf", "is a flow of nsf, not of maf"),
-        ("sample flow.safetensors --galaxies table.csv --n 3 --out s.h5 --model nfs", "did you mean nsf"),
-        ("sample flow.safetensors --galaxies table.csv --n 3 --out s.h5 --device warp", "device 'warp' cannot be used"),
-        ("sample gone.safetensors --galaxies table.csv --n 3 --out s.h5", "no checkpoint at gone.safetensors"),
-        ("sample table.csv --galaxies table.csv --n 3 --out s.h5", "not a checkpoint"),
-        ("sample . --galaxies table.csv --n 3 --out s.h5", "holds no trained flows"),
+        ("sample flow.safetensors --n 3 --out s.h5", "does not say what it was trained on; give --contexts"),
+        ("sample flow.safetensors --contexts gone.csv --n 3 --out s.h5", "no such file: gone.csv"),
+        ("sample flow.safetensors --contexts table.txt --n 3 --out s.h5", "unknown ending '.txt'"),
+        ("sample flow.safetensors --contexts table.csv --out s.h5", "how many events?"),
+        ("sample flow.safetensors --contexts table.csv --n 3 --out s.txt", "unknown ending '.txt'"),
+        ("sample flow.safetensors --contexts table.csv --n 3 --out s.h5 --model maf", "is a flow of nsf, not of maf"),
+        ("sample flow.safetensors --contexts table.csv --n 3 --out s.h5 --model nfs", "did you mean nsf"),
+        ("sample flow.safetensors --contexts table.csv --n 3 --out s.h5 --device warp", "unknown device 'warp'"),
+        ("sample gone.safetensors --contexts table.csv --n 3 --out s.h5", "no checkpoint at gone.safetensors"),
+        ("sample table.csv --contexts table.csv --n 3 --out s.h5", "not a checkpoint"),
+        ("sample . --contexts table.csv --n 3 --out s.h5", "holds no trained flows"),
         ("density flow.safetensors --out d.csv", "--file"),
         ("density flow.safetensors --file table.csv --out d.csv", "lacks the columns x, y"),
         ("density flow.safetensors --file gone.h5 --out d.csv", "no such file: gone.h5"),

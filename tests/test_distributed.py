@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowzoo import FitConfig, build, distributed, fit
+from flowzoo import FitConfig, build, distributed, fit, trainer
 from flowzoo.checkpoint import load_tensors, save_tensors
 from flowzoo.cli import app
 from flowzoo.config import ConfigError
@@ -145,6 +145,14 @@ def work(folder):
         outcome, weights = trained(LONG, path=state, seed=world.rank)
         os.replace = replace
         leave("resumed", weights, outcome | {"writes": writes})
+        trainer.SAVE_AFTER = trainer.SAVE_SHARE = 0  # by the clock of the first, after every step
+        often = folder / "often.safetensors"
+        trained(LONG, path=often, kill=13)
+        distributed.number_from_zero(0.0)  # the first has written
+        step = load_tensors(often)[1]["state"]["step"]
+        outcome, weights = trained(LONG, path=often, seed=world.rank)
+        trainer.SAVE_AFTER, trainer.SAVE_SHARE = 60.0, 20
+        leave("saved by the clock", weights, outcome | {"saved": step})
         started = Started(world.rank)
         fit(started, vectors(), FitConfig(steps=0))
         leave("started", dict(started.state_dict()))
@@ -233,6 +241,15 @@ def test_training_that_stops_early_is_that_of_one_process(left):
 def test_killed_processes_resume_bit_for_bit(left):
     (undisturbed, expected), (resumed, outcome) = left("fit", 0), left("resumed", 0)
     outcome.pop("writes")
+    assert outcome == expected
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", range(PROCESSES))
+def test_clock_of_the_first_process_saves_all(left, rank):
+    (undisturbed, expected), (resumed, outcome) = left("fit", 0), left("saved by the clock", rank)
+    assert outcome.pop("saved") == 13  # and not 10, the last multiple of checkpoint_every
     assert outcome == expected
     assert all(torch.equal(resumed[name], undisturbed[name]) for name in undisturbed)
 

@@ -7,12 +7,13 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from flowzoo import FitConfig, build, cli, fit, preempt
+from flowzoo import FitConfig, build, cli, fit, preempt, trainer
 from flowzoo.checkpoint import load_tensors, read_meta
 from flowzoo.data import Data, Splits
 from flowzoo.flow import ConditionalFlow
@@ -94,6 +95,30 @@ def test_flow_that_prepares_stops_where_it_would_have_prepared(splits: Splits, t
         fit(Prepared(), splits, CONFIG, checkpoint=state, on_step=ask_at(9))
     assert read_meta(state)["state"]["step"] == 14
     preempt.forget()
+    flow = Prepared()
+    fit(flow, splits, CONFIG, checkpoint=state)
+    assert torch.equal(flow.shift, whole.shift)
+
+
+def test_flow_that_prepares_is_saved_by_the_clock_where_it_would_have_prepared(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Prepared()
+    fit(whole, splits, CONFIG)
+    state = tmp_path / "state.safetensors"
+    now = 0.0
+
+    def on_step(step: int) -> None:
+        nonlocal now
+        now += 25.0
+        if step == 16:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: now))
+        with pytest.raises(KeyboardInterrupt):
+            fit(Prepared(), splits, CONFIG, checkpoint=state, on_step=on_step)
+    assert read_meta(state)["state"]["step"] == 14  # a validation; a minute had passed at steps 4 and 10 too
     flow = Prepared()
     fit(flow, splits, CONFIG, checkpoint=state)
     assert torch.equal(flow.shift, whole.shift)

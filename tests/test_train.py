@@ -1,6 +1,7 @@
 """Training: survives a kill at any step, sees validation only, stops when it should, says why."""
 
 import dataclasses
+import io
 import itertools
 import math
 import os
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowzoo import FitConfig, build, fit, load
+from flowzoo import FitConfig, build, fit, load, progress, trainer
 from flowzoo.checkpoint import CheckpointError, load_tensors
 from flowzoo.config import ConfigError, make
 from flowzoo.data import Data, Levels, Splits, configure
@@ -135,6 +136,66 @@ def test_killed_run_resumes_bit_for_bit(run, step, tmp_path):
     # the work up to the last checkpoint was not done again
     saved = step // config.checkpoint_every * config.checkpoint_every
     assert taken == list(range(saved + 1, last + 1))
+
+
+class Clock:
+    """Stands for the module ``time`` of the trainer; each step takes 25 seconds, each checkpoint so many."""
+
+    def __init__(self, monkeypatch, path, save_seconds=0.0):
+        self.now, self.saved = 1000.0, []
+        write = trainer.save_tensors
+
+        def save(to, tensors, meta):
+            write(to, tensors, meta)
+            assert to == path
+            self.saved.append(meta["state"]["step"])
+            self.now += save_seconds
+
+        monkeypatch.setattr(trainer, "save_tensors", save)
+        monkeypatch.setattr(trainer, "time", self)
+
+    def monotonic(self):
+        return self.now
+
+    def on_step(self, step):
+        self.now += 25.0
+
+
+LATE = FitConfig(steps=20, batch_size=16, evaluate_every=1000, checkpoint_every=1000, lr=1e-2)
+
+
+def test_slow_steps_are_saved_every_minute_and_resume_bit_for_bit(data, tmp_path, monkeypatch):
+    whole = fresh(data)
+    expected = outcome(whole, fit(whole, data, LATE))
+    path = tmp_path / "state.safetensors"
+    clock = Clock(monkeypatch, path)
+
+    def on_step(step):
+        clock.on_step(step)
+        if step == 11:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(fresh(data), data, LATE, checkpoint=path, on_step=on_step)
+    assert clock.saved == [4, 7, 10]  # at 75 seconds since the start, and since the last: not every 1000 steps
+    taken, flow = [], fresh(data, seed=1)
+    result = fit(flow, data, LATE, checkpoint=path, on_step=taken.append)
+    assert taken == list(range(11, 21))
+    assert outcome(flow, result) == expected
+
+
+def test_checkpoint_that_takes_long_is_rare(data, tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    clock = Clock(monkeypatch, path, save_seconds=10.0)
+    fit(fresh(data), data, LATE, checkpoint=path, on_step=clock.on_step)
+    assert clock.saved == [4, 13, 20]  # ten seconds of two hundred; and the last one
+
+
+def test_fast_steps_are_saved_by_their_number_alone(data, tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    clock = Clock(monkeypatch, path)
+    fit(fresh(data), data, dataclasses.replace(LATE, checkpoint_every=6), checkpoint=path)
+    assert clock.saved == [6, 12, 18, 20]
 
 
 def test_early_stop_is_one(run):
@@ -565,6 +626,27 @@ def test_bar_goes_to_stderr_and_only_if_wanted(data, capfd):
     fit(fresh(data), data, FitConfig(steps=4, evaluate_every=2), label="maf on numbers", show=True)
     out, _ = capfd.readouterr()
     assert out == ""
+
+
+class Terminal(io.StringIO):
+    """Something that a person looks at."""
+
+    def isatty(self):
+        return True
+
+
+def test_silenced_process_shows_no_bar_but_one_that_is_forced(monkeypatch):
+    def shown(**options):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        with progress.bar("long part", 2, **options) as update:
+            update(1, "half")
+        return "long part" in sys.stderr.getvalue()
+
+    monkeypatch.setattr(progress, "_silent", False)  # and again when this is over
+    assert shown()
+    progress.silence()  # as a worker does, whose terminal is that of others
+    assert not shown()
+    assert shown(shown=True)
 
 
 # -- what the flow is shown between steps ---------------------------------------------------------------------------

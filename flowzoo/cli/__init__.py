@@ -12,7 +12,7 @@ from flowzoo.cli._common import INTERRUPTED, USAGE
 from flowzoo.cli.drawing import density, sample
 from flowzoo.cli.embedding import embed
 from flowzoo.cli.inferring import calibrate, infer
-from flowzoo.cli.lists import datasets, metrics, models
+from flowzoo.cli.lists import datasets, metrics, models, options
 from flowzoo.cli.reporting import report
 from flowzoo.cli.training import bench, evaluate, fit
 from flowzoo.cli.tuning import tune
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 for command in (
     *(bench, report, fit, tune, evaluate, infer, calibrate, sample, density, embed),
-    *(models, datasets, metrics),
+    *(models, datasets, metrics, options),
 ):
     app.command()(command)
 

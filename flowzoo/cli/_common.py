@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,14 +18,19 @@ USAGE, FAILED, INTERRUPTED = 2, 1, 130
 Config = Annotated[Path | None, typer.Option("--config", help="YAML: data, models, train, bench.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="An option: model.num_steps=8, maf.num_steps=8, train.lr=1e-3."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="An option: maf.num_steps=8, train.lr=1e-3 (see `flowzoo options`)."
+    ),
 ]
-DataNames = Annotated[str | None, typer.Option("--data", help="Datasets, separated by commas. [default: digits]")]
+DataNames = Annotated[
+    str | None,
+    typer.Option("--data", help="Datasets, separated by commas (see `flowzoo datasets`).", show_default="digits"),
+]
 Steps = Annotated[int | None, typer.Option(help="Training steps at most (train.steps).")]
 Minutes = Annotated[float | None, typer.Option(help="Training minutes at most per cell (train.minutes).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ... (bench.device).")]
 Workers = Annotated[int, typer.Option(help="Processes of this machine that share the work.")]
-Executor = Annotated[str | None, typer.Option(help="here, local or dask. [default: what the rest says]")]
+Executor = Annotated[str | None, typer.Option(help="here, local or dask.", show_default="what the rest says")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a Dask scheduler: tcp://host:8786.")]
 Cluster = Annotated[Path | None, typer.Option(help="YAML: a batch system to start Dask workers on.")]
 Storage = Annotated[
@@ -89,15 +95,30 @@ def plan_of(settings: Settings) -> list[Any]:
     return jobs.plan_of(settings)
 
 
-def print_table(heads: list[str], rows: list[list[str]]) -> None:
+def print_table(heads: list[str], rows: list[list[str]], widths: Sequence[int | None] = ()) -> None:
+    """Columns under their heads; ``widths`` are the most that the first of them may take in a terminal."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for head in heads:
-        table.add_column(head, no_wrap=head == heads[0], overflow="fold")
+    table, terminal = Table(box=None, pad_edge=False), sys.stdout.isatty()
+    for head, width in zip_longest(heads, widths):
+        most = width if terminal else None
+        table.add_column(head, no_wrap=head == heads[0], overflow="fold", max_width=most)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    # A file or a pipe has no width to fit in: there each row is a line.
-    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+    console = Console(width=None if terminal else 10_000)
+    with console.capture() as printed:
+        console.print(table)
+    # A file or a pipe has no width to fit in: there each row is a line, without what fills it up.
+    typer.echo("\n".join(line if terminal else line.rstrip() for line in printed.get().splitlines()))
+
+
+def print_missing(missing: Mapping[str, str]) -> None:
+    """Reasons why columns are empty, each once with all its columns; that a floor is empty goes without saying."""
+    alike: dict[str, list[str]] = {}
+    for name, reason in missing.items():
+        if not (name.endswith("_floor") and name.removesuffix("_floor") in missing):
+            alike.setdefault(reason, []).append(name)
+    for reason, names in alike.items():
+        typer.echo(f"not measured: {', '.join(names)} ({reason})")

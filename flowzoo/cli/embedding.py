@@ -15,7 +15,9 @@ def embed(
     data: DataNames = None,
     config: Config = None,
     sets: Sets = None,
-    latents: Annotated[int | None, typer.Option(help="Numbers for each galaxy (embed.latents). [default: 16]")] = None,
+    latents: Annotated[
+        int | None, typer.Option(help="Numbers for each galaxy (embed.latents).", show_default="16")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps at most (embed.steps).")] = None,
     seed: Annotated[int, typer.Option(help="Of initialisation, order and augmentation.")] = 0,
     folds: Annotated[int | None, typer.Option(help="An autoencoder for each of so many folds (bench.folds).")] = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowzoo.cli._common import print_table
+from flowzoo.cli._common import print_missing, print_table
 from flowzoo.cli._options import Device, Model, Overwrite, Run, Threads, until_stopped
 
 SHOWN = 10  # observations whose posteriors are printed
@@ -23,10 +23,10 @@ def infer(
     x: Annotated[
         Path | None, typer.Option("--x", help="Observations: .npz, .npy, .h5, .csv or .parquet; one or several.")
     ] = None,
-    array: Annotated[str | None, typer.Option(help="The array of --x that holds them. [default: x]")] = None,
+    array: Annotated[str | None, typer.Option(help="The array of --x that holds them.", show_default="x")] = None,
     test: Annotated[int, typer.Option(help="Instead of --x: so many test observations, whose truth is known.")] = 0,
     prior: Annotated[
-        Path | None, typer.Option(help="YAML of the prior, {Omega_m: 'uniform(0.1, 0.5)'}. [default: the data's]")
+        Path | None, typer.Option(help="YAML of the prior, {Omega_m: 'uniform(0.1, 0.5)'}.", show_default="the data's")
     ] = None,
     method: Method = "auto",
     n: Annotated[int, typer.Option("--n", help="Draws from each posterior.")] = 10_000,
@@ -75,9 +75,9 @@ def calibrate(
     ] = None,
     x: Annotated[
         Path | None,
-        typer.Option("--x", help="Observations to test by themselves. [default: those with exact posteriors]"),
+        typer.Option("--x", help="Observations to test by themselves.", show_default="those with exact posteriors"),
     ] = None,
-    array: Annotated[str | None, typer.Option(help="The array of --x that holds them. [default: x]")] = None,
+    array: Annotated[str | None, typer.Option(help="The array of --x that holds them.", show_default="x")] = None,
     n: Annotated[int, typer.Option("--n", help="Test observations at most, one of each test group.")] = 1000,
     draws: Annotated[int, typer.Option(help="Draws from the posterior of each.")] = 200,
     reference_draws: Annotated[
@@ -131,8 +131,7 @@ def calibrate(
     if done.local:
         heads = ["observation", "L-C2ST p", "statistic (0 to 0.25)"]
         print_table(heads, [[str(k), f"{p:.3g}", f"{t:.3g}"] for k, (p, t) in enumerate(done.local)])
-    for name, reason in done.missing.items():
-        typer.echo(f"{name}: - ({reason})")
+    print_missing(done.missing)
     typer.echo(f"{out}/ holds {', '.join(str(file.relative_to(out)) for file in done.files)}")
 
 

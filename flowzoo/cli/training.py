@@ -24,9 +24,11 @@ from flowzoo.cli._common import (
     StudyPrefix,
     Workers,
     plan_of,
+    print_missing,
     print_table,
     settings_of,
 )
+from flowzoo.cli._options import Model, Overwrite, Run
 from flowzoo.cli.reporting import show
 from flowzoo.cli.tuning import report_study, tune_flags
 
@@ -126,6 +128,7 @@ def fit(
     steps: Steps = None,
     minutes: Minutes = None,
     device: Device = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train one flow and save it; killed and started again, it goes on where it stopped.
 
@@ -142,7 +145,10 @@ def fit(
         cells = plan_of(settings)
         if len(cells) != 1:
             raise ConfigError(f"fit trains one model on one dataset; this is {len(cells)} cells: use bench")
-        result = fit_one(cells[0], out)
+        if not world.rank:
+            source = cells[0].source
+            typer.echo(source.splits.data.introduce(source.name))
+        result = fit_one(cells[0], out, overwrite=overwrite)
     if world.rank:
         return  # a process that fails ends the others: that is for the first, once it has written all
     typer.echo(f"{result.reason}; {result.seconds:.0f} s, validation NLL {result.validation_nll:.4f} nats")
@@ -152,16 +158,19 @@ def fit(
 
 
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="A flow that fit or bench wrote.")],
+    run: Run,
     data: DataNames = None,
     sets: Sets = None,
+    model: Model = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a trained flow on the test split of the data it was trained on (or of other data)."""
     import json
 
+    from flowzoo import checkpoint
     from flowzoo.config import ConfigError
+    from flowzoo.harness._trained import find_flow
     from flowzoo.harness.single import evaluate_one
 
     settings = settings_of(None, "gaussian", data, sets, None, None, None, device, None)
@@ -169,14 +178,23 @@ def evaluate(
         raise ConfigError(f"evaluate takes one dataset; --data names {len(settings.datasets)}")
     if data is None and settings.datasets[0][1]:
         raise ConfigError("evaluate takes options of a dataset only with --data and its name")
+    path, note = find_flow(run, model)
     found = evaluate_one(path, settings.datasets[0] if data else None, settings.bench)
+    meta, tested = checkpoint.read_meta(path), found.evaluation
+    events, groups = (0, 0) if tested is None else (len(tested.x), len(tested.groups.unique()))
     if as_json:
-        typer.echo(json.dumps({"metrics": found.metrics, "missing": found.missing}, indent=1, sort_keys=True))
+        about = {"flow": str(path), "test_events": events, "test_groups": groups}
+        text = json.dumps({**about, "metrics": found.metrics, "missing": found.missing}, indent=1, sort_keys=True)
+        typer.echo(text)
         return
-    for name, value in found.metrics.items():
+    typer.echo(note or f"{meta['flow']['model']} from {path.name}")
+    split = meta.get("split", {})
+    fold = "" if split.get("fold") is None else f", fold {split['fold']} of {split['folds']} left out"
+    own = f"{meta.get('data', {}).get('name')}, split {split.get('hash')}{fold}, as in training"
+    typer.echo(f"{settings.datasets[0][0] if data else own}: {events} test events of {groups} groups")
+    for name, value in sorted(found.metrics.items(), key=lambda item: not item[0].startswith("nll_")):
         typer.echo(f"{name:26} {value:.6g}")
-    for name, reason in found.missing.items():
-        typer.echo(f"{name:26} - ({reason})")
+    print_missing(found.missing)
 
 
 def _show_plan(cells: list[Any], console: Any) -> None:

@@ -32,7 +32,7 @@ def tune(
     data: DataNames = None,
     config: Config = None,
     sets: Sets = None,
-    trials: Annotated[int | None, typer.Option(help="Of each study (tune.trials). [default: 20]")] = None,
+    trials: Annotated[int | None, typer.Option(help="Of each study (tune.trials).", show_default="20")] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Minutes of training of each study, instead of trials (tune.minutes).")
     ] = None,

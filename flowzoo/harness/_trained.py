@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Trained:
         if self.context_names is None:
             raise ConfigError(
                 f"{self.path}: the context {tuple(self.flow.context_shape)} is or holds an image, which is no row of a "
-                "table; draw for the data of the training (no --galaxies), or use the flow in Python: flowzoo.load"
+                "table; draw for the data of the training (no --contexts), or use the flow in Python: flowzoo.load"
             )
         return self.context_names
 
@@ -126,10 +127,22 @@ def find_flow(run: str | Path, model: str | None = None) -> tuple[Path, str]:
     run = Path(run)
     if run.is_dir():
         return _best(run, model)
-    own = checkpoint.read_meta(run)["flow"]["model"]
+    flow = checkpoint.read_meta(run).get("flow")
+    if flow is None:
+        raise checkpoint.CheckpointError(f"{run} holds no flow, but the state of a training; give the file of a flow")
+    own = flow["model"]
     if model is not None and MODELS.resolve(model) != own:
         raise ConfigError(f"{run} is a flow of {own}, not of {model}; leave --model out")
     return run, ""
+
+
+def as_typed(text: str) -> str:
+    """What the inference has to say, with the option of the command line where it names another method.
+
+    >>> as_typed("take the method mcmc, or a narrower prior")
+    'take --method mcmc, or a narrower prior'
+    """
+    return re.sub(r"\bthe method (?=grid|importance|mcmc)", "--method ", text)
 
 
 def _padded(units: list[str], width: int) -> tuple[str, ...]:

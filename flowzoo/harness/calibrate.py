@@ -11,12 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from flowzoo import __version__, checkpoint
+from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness._given_prior import beside_training
 from flowzoo.harness._observations import read_observations
 from flowzoo.harness._reach import far_off
-from flowzoo.harness._trained import find_flow
+from flowzoo.harness._trained import as_typed, find_flow
 from flowzoo.harness.as_trained import open_to_test
 from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.evaluate import evaluate_flow
@@ -27,7 +28,7 @@ from flowzoo.harness.source import Source
 from flowzoo.inference import sides
 from flowzoo.metrics import Column, Evaluation, columns
 from flowzoo.record import Record, one_line
-from flowzoo.registry import METRICS
+from flowzoo.registry import DATASETS, METRICS
 from flowzoo.report import Cell, word, write_figures
 from flowzoo.storage import write_atomic
 
@@ -114,7 +115,8 @@ def calibrate_flow(
     name = source.name
     asked = source.observed(bench)
     if isinstance(asked, str):
-        raise ConfigError(f"{name}: {asked}")
+        cure = f"; {_prior_option(name)}" if source.splits.data.prior is None else ""
+        raise ConfigError(f"{name}: {asked}{cure}")
     if len(asked.rows) < FEWEST_PAIRS:
         raise ConfigError(
             f"{name}: calibration needs {FEWEST_PAIRS} test observations at least; got {len(asked.rows)}; raise --n, "
@@ -126,7 +128,7 @@ def calibrate_flow(
     try:
         posterior_of(flow, data).method_for(method)
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {as_typed(str(error))}") from None
     said = beside_training(asked.prior, learnt, data.theta_names, path)
     if given is not None:
         own_units = sides(data.theta, flow.x_map, flow.context_map)[1]
@@ -142,13 +144,16 @@ def calibrate_flow(
     wanted = [column.name for metric in own for column in metric.columns]
     metrics = {k: found.metrics[k] for k in wanted if k in found.metrics}
     missing = {k: found.missing[k] for k in wanted if k in found.missing}
+    if found.evaluation is not None and found.evaluation.references is None:
+        # Of events there are no draws here: C2ST is that of posteriors, and needs exact ones.
+        missing |= {k: found.evaluation.references_missing for k in missing if k.startswith("c2st")}
     missing |= {"lc2st": why} if why else {}
     if not metrics:
         raise ConfigError(f"{path}: {missing['calibration_p']}")
     label = note or f"{meta['flow']['model']} from {path.name}"
     record = Record(name, meta["flow"]["model"], seed, "", "ok", metrics=metrics, labels=labels_of(data))
     pictures = write_figures([Cell(record, found.scores)], out)
-    notes = [*said, *found.notes]
+    notes = [*said, *map(as_typed, found.notes)]
     about = {
         "flow": str(path),
         "version": __version__,
@@ -159,6 +164,13 @@ def calibrate_flow(
     }
     write_atomic(target, json.dumps(about, indent=1, allow_nan=False).encode())
     return Calibration(metrics, local, missing, notes, [target, *pictures], label)
+
+
+def _prior_option(name: str) -> str:
+    """How data without a prior come by one."""
+    if name in DATASETS.names() and "prior" in configs.fields(DATASETS.get(name)):
+        return f"name the data again with one: --data {name} --set data.prior='{{theta: uniform(0, 1)}}' --set ..."
+    return "of a table of simulations (--data table) it is the option data.prior"
 
 
 def _given(file: Path, array: str | None, source: Source) -> Tensor:

@@ -16,7 +16,7 @@ from flowzoo.harness._given_prior import prior_of
 from flowzoo.harness._observations import read_observations
 from flowzoo.harness._posterior_files import SAMPLES, SUMMARY, write_posteriors
 from flowzoo.harness._reach import far_off
-from flowzoo.harness._trained import find_flow
+from flowzoo.harness._trained import as_typed, find_flow
 from flowzoo.harness.as_trained import check_unchanged, dataset_of, open_as_trained, split_options
 from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.folder import make_writable
@@ -136,9 +136,9 @@ def infer_file(
         with cpu_threads(threads):
             found = posterior.sample(values, n, method=method, generator=generator(seed, "infer"))
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {as_typed(str(error))}") from None
     summary = inference.summarise(found, known.names, truth)
-    said = [*warned, *found.warnings]
+    said = [*warned, *map(as_typed, found.warnings)]
     bounds = None if chosen is None else (chosen.low, chosen.high)
     files = write_posteriors(out, found, known.names, known.units, truth, bounds, summary, path, said)
     label = note or f"{meta['flow']['model']} from {path.name}"

@@ -57,14 +57,15 @@ def write_report(cells: Sequence[Cell], folder: Path, flows: Mapping[str, Path],
     """
     cells = join_folds(cells)
     table = make_table(cells)
-    for ending, render in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-        write_atomic(folder / f"table.{ending}", render(table).encode())
+    found = verdicts(table, cells)
+    for ending, text in (("csv", to_csv(table)), ("md", to_markdown(table, found)), ("tex", to_latex(table))):
+        write_atomic(folder / f"table.{ending}", text.encode())
     # By name, so that a model has the same colour whoever draws it: this process, or another that finds the records.
     figures = write_figures(sorted(cells, key=lambda cell: cell.record.model), folder, table)
     # Of folds the first one's flow is shown.
     known = {stem.removesuffix(".fold0"): str(path) for stem, path in flows.items()}
     write_atomic(folder / PAGE, to_html(cells, table, figures, known, command).encode())
-    return Report(table, verdicts(table, cells), figures, folder / PAGE)
+    return Report(table, found, figures, folder / PAGE)
 
 
 def report(runs: Sequence[Path], out: Path | None = None) -> tuple[Report, list[str]]:

@@ -14,6 +14,7 @@ from flowzoo.inference._scoring import NoPosterior, Target
 from flowzoo.inference._scouts import Scouts, scouts
 from flowzoo.inference._tile_draws import draw
 from flowzoo.inference._tiles import NODES
+from flowzoo.progress import Update
 
 FIRST = {1: 8, 2: 3, 3: 2}  # tiles along each axis at the start: 33, 13 x 13, 9 x 9 x 9 nodes
 TOLERANCE = 0.01  # of the total variation
@@ -30,7 +31,7 @@ def check_grid(dim: int) -> None:
         ValueError: for more than three.
     """
     if dim not in FIRST:
-        raise ValueError(f"a grid is for at most 3 parameters; got {dim}. Take method='mcmc' or 'importance'.")
+        raise ValueError(f"a grid is for at most 3 parameters; got {dim}. Take the method mcmc or importance.")
 
 
 @dataclass
@@ -55,6 +56,7 @@ def grid(
     tolerance: float = TOLERANCE,
     evaluations: int | None = None,
     normal: Tensor | None = None,
+    tell: Update | None = None,
 ) -> Gridded:
     r"""Integrate and draw from K densities over one box.
 
@@ -77,6 +79,7 @@ def grid(
         tolerance: of the total variation between the density and what is drawn from.
         evaluations: at most so many for an observation; by default 2000, 20000 or 100000 for 1, 2, 3 parameters.
         normal: ``(D,)`` booleans, coordinates in which the prior is the standard normal; in the others it is uniform.
+        tell: called with the number of observations that are done.
 
     Raises:
         ValueError: for more than three parameters, or (``NoPosterior``) if densities are zero at every node of the
@@ -97,6 +100,8 @@ def grid(
             of_all[rows] = lost.lost
             raise NoPosterior(lost.why, of_all, lost.cure) from None
         parts.append((*draw(tiles, len(rows), count, generator), spent, error))
+        if tell is not None:
+            tell(int(rows[-1]) + 1, "")
     v, log_density, *rest = zip(*parts, strict=True)
     return Gridded(torch.cat(v).transpose(0, 1), torch.cat(log_density).T, *(torch.cat(part) for part in rest))
 
@@ -150,7 +155,7 @@ def _first(target: Target, low: Tensor, high: Tensor, observations: int, sent: S
     nothing = ~(found.isfinite().any(1) | sent.heights.isfinite().any(1))
     if bool(nothing.any()):
         why = "the posterior is zero at every node of the first grid"
-        raise NoPosterior(why, nothing, "take method='mcmc', or a narrower prior")
+        raise NoPosterior(why, nothing, "take the method mcmc, or a narrower prior")
     values = _tiles.cut(found.reshape(observations, *[nodes] * dim))
     width = ((high - low) / many).expand(len(values), dim)
     corner = torch.cartesian_prod(*[torch.arange(many, device=low.device)] * dim).reshape(-1, dim)

@@ -19,7 +19,7 @@ Proposal = Prior | tuple[Callable[[int, torch.Generator], Tensor], Callable[[Ten
 
 HEAVY = 0.7  # Pareto k over which an estimate is not to be trusted (Vehtari et al. 2024)
 LEAST = 100  # effective draws
-ADVICE = "take more proposals, a proposal nearer to the posterior, or method='mcmc'"
+ADVICE = "take the method mcmc, or in Python more proposals or others, nearer to the posterior"
 ROOM = 2**22  # proposals of all observations that are scored at once
 
 

@@ -12,11 +12,13 @@ from torch import Tensor
 from flowzoo.inference._inferred import of_observations
 from flowzoo.inference._scoring import Target
 from flowzoo.inference._walkers import brought_along, start
+from flowzoo.progress import Update
 
 LONG = 20  # autocorrelation times that each ensemble must walk: four of them are 80 from which the time is known
 SHAKE = 100  # steps before walkers that were left behind are brought along, and before each of the first two mixtures
 STEPS = 200  # before the first look at convergence
 LEARNT = 1000  # steps of a chain, up to which its walkers may make a new mixture and it begins anew
+LONGER = "in Python raise max_steps"  # no command has an option for it
 LEAP, STROLL = 1.0, 0.5  # how often walkers move by the mixture, where the other moves are 1 together
 
 
@@ -81,6 +83,7 @@ def mcmc(
     walkers: int | None = None,
     max_steps: int = 8000,
     agreement: float = 1.05,
+    tell: Update | None = None,
 ) -> Walked:
     """Draw from K densities on the whole line with emcee (Foreman-Mackey et al. 2013).
 
@@ -109,6 +112,7 @@ def mcmc(
         walkers: in each, even; by default 4 D, 16 at least.
         max_steps: an observation stops when it has converged, or here; what is dropped counts.
         agreement: R-hat over which it is said that ensembles disagree.
+        tell: called with the number of observations that are done, and a word on the others.
 
     Raises:
         ValueError: for too few walkers or ensembles, or if no starting point has a density.
@@ -149,6 +153,8 @@ def mcmc(
         before = keep.moved[-1] if keep.moved else np.zeros(blocks)
         for state in sampler.sample(coords, iterations=steps, store=False, skip_initial_state_check=True):
             keep.add(state.coords, state.log_prob, before + sum(move.accepted for move, _ in moves))
+            if tell is not None and keep.steps % 10 == 0:
+                tell(observations - len(active), f"step {keep.steps} of a chain")
         random.set_state(sampler.random_state)
         return state.coords
 
@@ -250,17 +256,17 @@ def _remarks(numbers: dict[str, np.ndarray], max_steps: int, agreement: float, c
     if bool(short.any()):
         said.append(
             f"mcmc has not converged for {of_observations(short)}: {kept.max():.0f} steps were kept of {max_steps}, "
-            f"and {LONG} autocorrelation times are up to {LONG * float(tau.max()):.0f}; raise max_steps"
+            f"and {LONG} autocorrelation times are up to {LONG * float(tau.max()):.0f}; {LONGER}"
         )
     if bool(apart.any()):
         said.append(
             f"independent ensembles disagree for {of_observations(apart)}: R-hat of means or spreads up to "
-            f"{float(rhat.max()):.3f}, over {agreement:g}; raise max_steps, or look for modes that walkers do not leave"
+            f"{float(rhat.max()):.3f}, over {agreement:g}; {LONGER}, or look for modes that walkers do not leave"
         )
     few = torch.from_numpy(ess < count) & ~short
     if bool(few.any()):
         said.append(
             f"{count} draws are more than the chains have for {of_observations(few)} (effective sample size down to "
-            f"{float(ess[few.numpy()].min()):.0f}); raise max_steps, or take fewer draws"
+            f"{float(ess[few.numpy()].min()):.0f}); take fewer draws, or {LONGER}"
         )
     return said

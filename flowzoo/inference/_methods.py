@@ -17,6 +17,7 @@ from flowzoo.inference._inferred import of_observations
 from flowzoo.inference._mcmc import mcmc
 from flowzoo.inference._scoring import NoPosterior, Scorer
 from flowzoo.inference.priors import Prior
+from flowzoo.progress import bar
 
 
 @dataclass
@@ -39,8 +40,9 @@ def by_grid(prior: Prior, likelihood: Scorer, count: int, generator: torch.Gener
     coordinates, device = Coordinates(prior), likelihood.bad.device
     low, high, normal = (part.to(device) for part in (coordinates.low, coordinates.high, coordinates.normal))
     target = _in(coordinates, likelihood)
-    with _reasons(likelihood):
-        made = grid(target, low, high, len(likelihood.bad), count, generator, normal=normal, **options)
+    many = len(likelihood.bad)
+    with _reasons(likelihood), bar("posteriors on grids", many) as tell:
+        made = grid(target, low, high, many, count, generator, normal=normal, tell=tell, **options)
     found = _back(coordinates, made.v, made.log_density, made.log_integral)
     found.diagnostics |= {"evaluations": made.evaluations, "error": made.error}
     tolerance = options.get("tolerance", TOLERANCE)
@@ -48,7 +50,7 @@ def by_grid(prior: Prior, likelihood: Scorer, count: int, generator: torch.Gener
     if bool(coarse.any()):
         found.warnings.append(
             f"the grid ran out of evaluations for {of_observations(coarse)}: its error there is estimated at up to "
-            f"{float(made.error.max()):.2g}, over {tolerance:g}; raise evaluations, or take method='mcmc'"
+            f"{float(made.error.max()):.2g}, over {tolerance:g}; take the method mcmc, or in Python more evaluations"
         )
     return found
 
@@ -65,9 +67,9 @@ def by_importance(prior: Prior, likelihood: Scorer, count: int, generator: torch
 def by_mcmc(prior: Prior, likelihood: Scorer, count: int, generator: torch.Generator, **options: Any) -> Found:
     """See ``mcmc``."""
     coordinates, device = Coordinates(prior, line=True), likelihood.bad.device
-    target = _in(coordinates, likelihood)
-    with _reasons(likelihood):
-        made = mcmc(target, prior.dim, len(likelihood.bad), count, generator, device=device, **options)
+    target, many = _in(coordinates, likelihood), len(likelihood.bad)
+    with _reasons(likelihood), bar("posteriors by mcmc", many) as tell:
+        made = mcmc(target, prior.dim, many, count, generator, device=device, tell=tell, **options)
     found = _back(coordinates, made.v, made.log_density, None)
     found.diagnostics |= made.diagnostics
     found.warnings += made.warnings

@@ -96,7 +96,7 @@ class Samples(Prior):
             ValueError: always.
         """
         raise ValueError(
-            "a prior given by samples has no density; take method='importance', or give the prior as a distribution"
+            "a prior given by samples has no density; take the method importance, or give the prior as a distribution"
         )
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:

@@ -272,13 +272,13 @@ class Posterior:
             raise ValueError(f"method must be auto, {', '.join(METHODS)}; got {method!r}")
         if self.theta == "event":
             if method != "auto":
-                raise ValueError(f"a posterior flow draws by itself: take method='auto'; got '{method}'")
+                raise ValueError(f"a posterior flow draws by itself: leave the method out (auto); got '{method}'")
             return "direct"
         assert self.prior is not None
         if method != "importance" and not self.prior.has_density:
             if method != "auto":
                 raise ValueError(
-                    f"method '{method}' needs a prior with a density, and this one has none; take 'importance'"
+                    f"method '{method}' needs a prior with a density, and this one has none; take the method importance"
                 )
             return "importance"
         if method == "auto":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flowzoo.report.columns import OPTIONAL, PARTS, Row, Shown, by_dataset, has, name_of
 from flowzoo.report.table import Missing, Table
+from flowzoo.report.verdict import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -101,11 +102,16 @@ def to_csv(table: Table) -> str:
     return table.frame.to_csv(index=False, lineterminator="\n")
 
 
-def to_markdown(table: Table) -> str:
-    """A section per dataset: heading, pipe table, reasons as a list; one legend at the end."""
+def to_markdown(table: Table, verdicts: Sequence[Verdict] = ()) -> str:
+    """A section per dataset: heading, verdict, pipe table, reasons as a list; one legend at the end."""
     found, parts = blocks(table), []
+    left = {verdict.dataset: verdict for verdict in verdicts}
     for block in found:
         lines = [f"### {_markdown(block.title)}", ""]
+        verdict = left.pop(block.dataset, None)
+        if verdict is not None:
+            said = [f"Take {verdict.take}", *verdict.lines] if verdict.take else verdict.lines
+            lines += [" ".join(f"{_markdown(text)}." for text in said), ""]
         lines.append("| " + " | ".join(_markdown(text) for text in block.headings) + " |")
         lines.append("| " + " | ".join(["---", *["---:"] * (len(block.headings) - 1)]) + " |")
         for row, bold in zip(block.rows, block.bold, strict=True):

@@ -15,6 +15,7 @@ from flowzoo.harness._given_prior import read_prior
 from flowzoo.harness.calibrate import calibrate_flow
 from flowzoo.harness.infer import _of_test, infer_file
 from flowzoo.harness.single import fit_one
+from flowzoo.inference import _methods
 
 LINEAR = {"num_events": 2000, "context_dim": 2, "dim": 3}
 
@@ -251,6 +252,17 @@ def test_truth_outside_the_prior_is_named(flow: Path, tmp_path: Path):
     assert any("theta2" in text and "7" in text for text in done.warnings)
 
 
+def test_other_method_is_named_by_its_option(flow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_methods, "TOLERANCE", 0.0)  # which no grid keeps
+    done = infer_file(flow, tmp_path / "a", test=1, n=10)
+    (said,) = (text for text in done.warnings if "ran out of evaluations" in text)
+    assert said.endswith("; take --method mcmc, or in Python more evaluations")
+    assert said in json.loads((tmp_path / "a" / "summary.json").read_text())["warnings"]
+    np.save(tmp_path / "x.npy", np.full(3, 1e30, np.float32))  # whose square is beyond float32
+    with pytest.raises(ConfigError, match="take --method mcmc, or a narrower prior"):
+        infer_file(flow, tmp_path / "b", x=tmp_path / "x.npy", n=10)
+
+
 def test_context_that_is_no_parameter_needs_a_prior(plan: Callable, tmp_path: Path):
     path = tmp_path / "digits.safetensors"
     fit_one(plan(["gaussian"], data="galaxies", options={"num_galaxies": 20}, train={"steps": 0})[0], path)
@@ -323,6 +335,10 @@ def test_command_lines(flow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     assert (status, err) == (0, "")
     assert "calibration_p" in out
+    reasons = [line for line in out.splitlines() if line.startswith("not measured: ")]
+    assert len(reasons) == 1  # four columns, of which three say the same
+    assert reasons[0].startswith("not measured: c2st, c2st_observations, c2st_published (")
+    assert "clouds" not in reasons[0]
     status, out, err = run("infer", tmp_path / "none.safetensors", "--test", 2, "--out", tmp_path / "i")
     assert status == 2
     assert "none.safetensors" in err

@@ -125,9 +125,10 @@ def test_observations_may_be_cut_into_groups(monkeypatch):
         centre = 0.2 + 0.08 * rows.double()[:, None]
         return torch.logaddexp(Normal(centre, 0.03).log_prob(v[..., 0]), Normal(0.9, 0.01).log_prob(v[..., 0]))
 
-    whole = grid(density, *box(1), 7, 300, generator(0, "g"))
+    whole, told = grid(density, *box(1), 7, 300, generator(0, "g")), []
     monkeypatch.setattr(_grid, "GROUP", 3 * _grid.MOST[1])
-    parts = grid(density, *box(1), 7, 300, generator(0, "g"))
+    parts = grid(density, *box(1), 7, 300, generator(0, "g"), tell=lambda done, text: told.append(done))
+    assert told == [3, 6, 7]
     torch.testing.assert_close(parts.v, whole.v, atol=1e-9, rtol=0)
     torch.testing.assert_close(parts.log_integral, whole.log_integral, atol=1e-9, rtol=0)
     assert torch.equal(parts.evaluations, whole.evaluations)

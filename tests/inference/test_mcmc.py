@@ -32,7 +32,10 @@ def test_run_that_is_too_short_says_so():
     def density(v, rows):
         return -0.5 * (v / torch.logspace(-3, 0, 6, dtype=torch.float64)).square().sum(-1)
 
-    found = mcmc(density, 6, 2, 50, generator(0, "m"), max_steps=60)
+    told = []
+    found = mcmc(density, 6, 2, 50, generator(0, "m"), max_steps=60, tell=lambda *said: told.append(said))
+    assert (0, "step 60 of a chain") in told
+    assert all(done <= 2 for done, _ in told)
     assert any("mcmc has not converged for 2 of 2 observations" in text for text in found.warnings)
     assert any("raise max_steps" in text for text in found.warnings)
 

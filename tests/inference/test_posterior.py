@@ -1,6 +1,7 @@
 """Every method finds the closed form; what does not fit, or was not finite, is named."""
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from flowzoo.inference import (
     Posterior,
     Product,
     Samples,
+    _methods,
     check_covers,
     check_truncates,
     summarise,
@@ -22,6 +24,23 @@ from flowzoo.inference._checks import leaning
 from flowzoo.seeding import generator
 
 L = 4000
+
+
+@pytest.mark.parametrize(("method", "label"), [("grid", "posteriors on grids"), ("mcmc", "posteriors by mcmc")])
+def test_what_takes_long_shows_a_bar(known, monkeypatch, method, label):
+    shown = []
+
+    @contextmanager
+    def bar(what, total):
+        shown.append((what, total))
+        yield lambda done, text: shown.append(done)
+
+    monkeypatch.setattr(_methods, "bar", bar)
+    exact = known(1, 3)
+    Posterior(exact.flow, exact.prior).sample(exact.x, 10, method=method, generator=generator(0, "draws"))
+    assert shown[0] == (label, 3)
+    assert len(shown) > 1
+    assert max(shown[1:]) <= 3
 
 
 @pytest.mark.parametrize(

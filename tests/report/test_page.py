@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flowzoo.record import Record
-from flowzoo.report import make_table, to_html, write_figures
+from flowzoo.report import make_table, to_html, to_markdown, verdicts, write_figures
 from flowzoo.report.table import Cell
 
 SHARED = 20 * torch.randn(300, generator=torch.Generator().manual_seed(0))
@@ -86,6 +86,14 @@ def test_names_are_text_and_no_markup():
     assert "<script" not in text
     assert "<img" not in text
     assert "&lt;script&gt;" in text
+
+
+def test_markdown_has_the_verdict_below_the_heading():
+    table = make_table([cell("maf", SHARED), cell("nsf", SHARED - 1)])
+    lines = to_markdown(table, verdicts(table)).splitlines()
+    assert lines[0].startswith("### maps, split")
+    assert lines[2].startswith("Take maf. maf has the lowest NLL of events that no training saw, ")
+    assert sum("Take maf" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("cells", [[Cell(Record("maps", "maf", 0, "h", "failed", reason="it broke"), {})]])

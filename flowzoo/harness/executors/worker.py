@@ -15,7 +15,7 @@ import threading
 import traceback
 from typing import Any
 
-from flowzoo import preempt
+from flowzoo import preempt, progress
 from flowzoo.harness.jobs import Job, do, use_device
 from flowzoo.record import one_line
 
@@ -25,6 +25,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent tells us what to do
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no result
+    progress.silence()  # the terminal is that of all workers
     use_device(sys.argv[1] if len(sys.argv) > 1 else None)
     jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     busy = threading.Event()
