@@ -83,8 +83,8 @@ def bench(
     if dry_run:
         _show_plan(cells, console)
         return
-    for line in dict.fromkeys(f"{c.source.name}: {c.source.note}" for c in cells):
-        typer.echo(line)
+    for text in dict.fromkeys(c.source.splits.data.introduce(c.source.name) for c in cells):
+        typer.echo(text)
 
     def report(record: Any, known: bool) -> None:
         nll = record.metrics.get("nll_nats")

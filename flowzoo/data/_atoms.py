@@ -16,6 +16,10 @@ import torch
 from flowzoo.config import ConfigError
 from flowzoo.seeding import generator
 
+REMEDY = (
+    "Leave the column out of x, add noise by the option `noise` (value + f * U(0, 1)), or give it a floor and noise in "
+    "dex (`floor`, `noise_dex`)."
+)
 _STEPS, _FAR_STEPS = 1000, 100  # of float32 within the noise, at the most frequent value and far out
 _FAR = 0.999  # quantile of the magnitudes that is far out
 _LEAST_DEX = 1e-4  # a thousand steps of float32 in a factor of 10^1e-4

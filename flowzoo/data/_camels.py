@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flowzoo.config import ConfigError
-from flowzoo.data._numpy_files import load_npy
+from flowzoo.data._keyed import Keyed
 
 TABLES = ("params_*.txt", "CosmoAstroSeed_*.txt")  # the second is looked for where there is none of the first
 # Columns of the tables that come with the maps, which have no header (the dataset's documentation, "2D maps").
@@ -34,15 +34,16 @@ class MapsFile(NamedTuple):
     suite: str = ""
     set: str = ""
     redshift: str = ""
+    key: str = ""  # of the array in an .npz
 
     @classmethod
-    def of(cls, path: Path) -> MapsFile:
+    def of(cls, path: Path, key: str = "") -> MapsFile:
         """Read a name."""
         full = re.fullmatch(r"Maps_([^_]+)_(.+)_([^_]+)_z=([^_]+)\.npy", path.name)
         if full:
             return cls(path, *full.groups())
         part = re.match(r"Maps_([^_]+)_", path.name)
-        return cls(path, part[1] if part else "map")
+        return cls(path, part[1] if part else "map", key=key)
 
     @property
     def simulation(self) -> tuple[str, str, str]:
@@ -148,7 +149,7 @@ def _means(word: str, file: MapsFile) -> bool:
 
 def _like(first: MapsFile, files: list[MapsFile]) -> list[MapsFile]:
     """Those of the same run as another file, else of its twin, else all."""
-    same = [f for f in files if f[2:] == first[2:]]
+    same = [f for f in files if (f.suite, *f.simulation) == (first.suite, *first.simulation)]
     return same or [f for f in files if f.simulation == first.simulation] or files
 
 
@@ -179,13 +180,14 @@ def _only(
 # -- what is in them
 
 
-def open_maps(file: Path) -> np.ndarray:
-    """The maps ``(n, height, width)``, left on disk until they are asked for.
+def open_maps(found: MapsFile) -> np.ndarray:
+    """The maps ``(n, height, width)``, left on disk until they are asked for if the file is an ``.npy``.
 
     Raises:
+        ConfigError: as ``Keyed.read``.
         ValueError: if the file is not such an array, or is empty.
     """
-    maps = load_npy(file)
+    file, maps = found.path, Keyed(found.path, found.key).read(3)
     if maps.ndim != 3 or maps.dtype.kind not in "iuf":
         what = f"{maps.dtype} of shape {maps.shape}"
         raise ValueError(f"{file} must be an array of numbers (n, height, width); it is {what}")
@@ -200,7 +202,7 @@ def open_fields(files: Sequence[MapsFile]) -> list[np.ndarray]:
     Raises:
         ValueError: as ``open_maps``, or if they are not equal.
     """
-    arrays = [open_maps(file.path) for file in files]
+    arrays = [open_maps(file) for file in files]
     shapes = [f"{file.path.name} is {array.shape}" for file, array in zip(files, arrays, strict=True)]
     if len({array.shape for array in arrays}) > 1:
         raise ValueError(
@@ -209,12 +211,18 @@ def open_fields(files: Sequence[MapsFile]) -> list[np.ndarray]:
     return arrays
 
 
-def read_params(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
-    """The parameters ``(rows, columns)``, their names and their units.
+def read_params(file: Path, key: str = "") -> tuple[np.ndarray, list[str], list[str]]:
+    """The parameters ``(rows, columns)``, their names and their units, of a text or of an array in ``.npy``, ``.npz``.
 
     Raises:
+        ConfigError: as ``Keyed.read``.
         ValueError: if rows are missing, of different lengths, or hold what is no number, or it is not in UTF-8.
     """
+    if file.suffix.lower() in (".npy", ".npz"):
+        values = Keyed(file, key).read(2)
+        if values.ndim != 2 or values.dtype.kind not in "iuf" or not values.size:
+            raise ValueError(f"{file} must be numbers (simulations, parameters); it is {values.dtype} {values.shape}")
+        return values.astype(np.float64), _numbered(values.shape[1]), [""] * values.shape[1]
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -230,14 +238,14 @@ def read_params(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
         raise ValueError(f"{file}: its rows have {' or '.join(map(str, widths))} columns; they must be equally long")
     # Other comments may stand above the header: the last one that names every column is it.
     headers = [words for words in comments if len(words) == widths[0]]
-    names = headers[-1] if headers else [str(i) for i in range(widths[0])]
+    names = headers[-1] if headers else _numbered(widths[0])
     if not any(_is_number(row[0]) for row in rows):  # LH_0, LH_1, ...
         rows, names = [row[1:] for row in rows], names[1:]
     if names and names[-1].lower() == "seed":  # of the initial conditions
         rows, names = [row[:-1] for row in rows], names[:-1]
     if not headers:
         of_camels = len(names) == len(PARAMETERS) and set(SUITES) & set(re.split("[_.]", file.name))
-        names = list(PARAMETERS) if of_camels else [str(i) for i in range(len(names))]
+        names = list(PARAMETERS) if of_camels else _numbered(len(names))
     for number, row in enumerate(rows, 1):
         for word in row:
             if not _is_number(word):
@@ -273,6 +281,11 @@ def choose(parameters: tuple[str, ...], names: list[str], file: Path) -> list[in
     if len(set(chosen)) < len(chosen):
         raise ConfigError(f"parameters names a column twice: {', '.join(parameters)}")
     return chosen or list(range(len(names)))
+
+
+def _numbered(count: int) -> list[str]:
+    """Names of columns that have none."""
+    return [f"p{i}" for i in range(count)]
 
 
 def _is_number(word: str) -> bool:

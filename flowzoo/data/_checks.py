@@ -1,4 +1,4 @@
-"""What no density can be fitted to, found before training: non-finite values, constant columns, atoms."""
+"""What no density can be fitted to, found before training: non-finite values, constants, atoms, dependent columns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowzoo.data._data import Data
+from flowzoo.data._dependence import refuse_dependent
 from flowzoo.seeding import generator
 
 ATOM_FRACTION = 0.01  # above this share of identical values a column has no density worth the name
@@ -19,8 +20,9 @@ def check(data: Data) -> None:
     """Refuse data that has no density, in one line that names the column and counts the rows.
 
     Raises:
-        ValueError: for no events, NaN or infinite values (event or context), integer data outside its levels,
-            constant columns or atoms of continuous data; for symmetries with a context that has an image.
+        ValueError: for no events, NaN or infinite values (event or context), integer data outside its levels; of
+            continuous data, constant columns, atoms, or columns that follow from others; for symmetries with a context
+            that has an image.
     """
     assert data.context is not None
     if len(data) == 0:
@@ -51,7 +53,9 @@ def check(data: Data) -> None:
         return
     for column, name in zip(_columns(data.x), names, strict=True):
         _constant(column, name)
-        _atom(column, name)
+        _atom(column, name, data.remedy)
+    if data.x.ndim == 2:
+        refuse_dependent(data.x, data.x_map, names)
 
 
 def _tested_once(data: Data) -> None:
@@ -94,7 +98,7 @@ def _constant(column: Tensor, name: str) -> None:
         )
 
 
-def _atom(column: Tensor, name: str) -> None:
+def _atom(column: Tensor, name: str, remedy: str) -> None:
     total = column.numel()
     if total < 2 / ATOM_FRACTION:
         return
@@ -116,9 +120,7 @@ def _atom(column: Tensor, name: str) -> None:
         what = "pixels" if column[0].numel() > 1 else "rows"
         raise ValueError(
             f"column '{name}': {equal} of {total} {what} ({share:.0%}) are exactly {float(top):g}, "
-            "an atom, which has no density. Leave the column out of x, add a stated noise (option `noise` of table and "
-            "catalogue: value + f * U(0, 1)), or give a floor and noise in dex (`floor`, `noise_dex` of catalogue and "
-            "maps)."
+            f"an atom, which has no density. {remedy.format(value=f'{float(top):g}', column=name)}"
         )
 
 

@@ -89,6 +89,8 @@ class Data:
         reference_posteriors: makes, or reads, observations with draws from their posteriors; called when they are
             looked at.
         notes: what the loader did to the data (rows left out, floors, noise added); kept in every record.
+        remedy: sentences for the message that refuses values of x which are exactly equal: what the options of this
+            dataset can do about them. ``{value}`` and ``{column}`` stand for which.
     """
 
     x: Tensor
@@ -118,6 +120,7 @@ class Data:
     references: dict[str, Any] = field(default_factory=dict)
     reference_posteriors: Callable[[], References] | None = None
     notes: Sequence[str] = ()
+    remedy: str = "Leave the column out of x, or add a stated noise to it."
 
     def __post_init__(self) -> None:
         if self.x.ndim < 2:
@@ -228,9 +231,18 @@ class Data:
     def describe(self) -> str:
         """One line for a person."""
         groups = len(torch.unique(self.groups)) if self.groups is not None else len(self)
-        context = f"given {prod(self.context_shape)} numbers" if prod(self.context_shape) else "no context"
+        numbers = prod(self.context_shape)
+        context = f"given {numbers} number{'s' if numbers > 1 else ''}" if numbers else "no context"
         shape = "x".join(str(n) for n in self.event_shape)
         return f"{len(self)} events of {shape}, {context}, {groups} groups"
+
+    def introduce(self, name: str) -> str:
+        """What a person should know before a training: ``describe`` and a line for each of the notes.
+
+        Args:
+            name: what the dataset is called.
+        """
+        return "\n".join([f"{name}: {self.describe()}", *(f"  {note}" for note in self.notes)])
 
 
 class DatasetConfig(Protocol):

@@ -14,9 +14,12 @@ from torch import Tensor
 from flowzoo.bijectors import Bijector, Columns, Compose, Log, Logit, Standardize
 from flowzoo.config import ConfigError
 from flowzoo.data._data import Data
+from flowzoo.data._labels import shortened
 from flowzoo.inference import Prior, from_description
 
 Direction = Literal["likelihood", "posterior"]
+_QUOTED = " \t\n'\""  # around a word
+_SHOWN = 3  # parameters in a message
 EDGE = 1e-6  # of a bounded parameter's range, which the logit keeps from infinity: all that can leak out of it
 
 
@@ -37,6 +40,8 @@ def prior_texts(value: Any) -> Any:
 
     >>> prior_texts("{Omega_m: uniform(0.1, 0.5), sigma_8: norm(0.8, 0.1)}")
     {'Omega_m': 'uniform(0.1, 0.5)', 'sigma_8': 'norm(0.8, 0.1)'}
+    >>> prior_texts("theta[0]=uniform(0, 1), 'theta[1]'='uniform(0, 1)'")
+    {'theta[0]': 'uniform(0, 1)', 'theta[1]': 'uniform(0, 1)'}
     """
     if isinstance(value, Mapping):
         # YAML in braces cuts at every comma: uniform(0.1, 0.5) comes as a value and a key that has none.
@@ -51,7 +56,7 @@ def prior_texts(value: Any) -> Any:
         name, sign, prior = part.partition(":" if ":" in part else "=")
         if not sign:
             raise ValueError(f"expected parameter: distribution, with commas between several; got '{part.strip()}'")
-        found[name.strip()] = prior.strip()
+        found[name.strip(_QUOTED)] = prior.strip(_QUOTED)
     return found
 
 
@@ -70,14 +75,24 @@ def prior_of(texts: Mapping[str, str], names: Sequence[str], values: Tensor) -> 
         ConfigError: if the names differ, a text is none, or values lie outside.
     """
     if sorted(texts) != sorted(names):
-        wanted, came = (", ".join(found) or "none" for found in (names, texts))
+        wanted, came = shortened(names), shortened(texts)
         raise ConfigError(f"prior must have a text for each of the parameters {wanted}; it has {came}")
     try:
         prior = from_description({name: texts[name] for name in names})
     except ValueError as error:
         raise ConfigError(f"prior: {error}") from None
     if bad := int((~prior.covers(values)).sum()):
-        raise ConfigError(f"prior excludes the parameters of {bad} of {len(values)} simulations")
+        low, high = prior.bounds()
+        outside = (~((values.double() >= low) & (values.double() <= high))).sum(0).tolist()
+        found = [
+            f"'{name}' ({values[:, i].min():g} to {values[:, i].max():g}) is outside {texts[name]} in {outside[i]}"
+            for i, name in enumerate(names)
+            if outside[i]
+        ]
+        more = f", and so are {len(found) - _SHOWN} others" if len(found) > _SHOWN else ""
+        raise ConfigError(
+            f"prior excludes the parameters of {bad} of {len(values)} simulations: {', '.join(found[:_SHOWN])}{more}"
+        )
     return prior
 
 
@@ -113,6 +128,7 @@ def toward_theta(data: Data) -> Data:
         side=None,
         true_log_prob=None,
         references={},
+        remedy="Leave the parameter out.",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flowzoo.config import ConfigError
+from flowzoo.data._fits_files import open_fits
 from flowzoo.data._lazy import Lazy as Lazy
 from flowzoo.data._lazy import shape_of as shape_of
 from flowzoo.data._numpy_files import load_npy, open_npz, short, unreadable
@@ -164,17 +165,29 @@ def _npy(file: Path) -> Iterator[Mapping[str, Any]]:
 
 @contextmanager
 def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
+    """Text with a header: .csv, .tsv, and .ecsv with its lines of YAML in front."""
     import pandas as pd
 
     try:
+        with file.open(encoding="utf-8", errors="replace") as text:
+            skipped, header = 0, text.readline()
+            while file.suffix.lower() == ".ecsv" and header.startswith("#"):
+                skipped, header = skipped + 1, text.readline()
         with warnings.catch_warnings():
             # Rows longer than the header are a warning of pandas, which drops what is too much.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            frame = pd.read_csv(file, skipinitialspace=True, index_col=False, low_memory=False)
+            options: Any = {"skipinitialspace": True, "index_col": False, "low_memory": False, "skiprows": skipped}
+            frame = pd.read_csv(file, sep=_separator(file, header), **options)
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own errors are ValueErrors
         raise unreadable(file, error) from None
     frame.columns = frame.columns.astype(str)
     yield Lazy(list(frame.columns), lambda name: _plain(frame[name]), lambda name: (len(frame),))
+
+
+def _separator(file: Path, header: str) -> str:
+    """What stands between columns: what the ending says, unless the header has more of another."""
+    usual = {".tsv": "\t", ".ecsv": " "}.get(file.suffix.lower(), ",")
+    return max((usual, ",", ";", "\t"), key=header.count)  # the first of those that are there as often
 
 
 @contextmanager
@@ -225,8 +238,12 @@ def _hdf5(file: Path) -> Iterator[Mapping[str, Any]]:
         yield Lazy(list(found), lambda name: found[name][0][found[name][1]], shape)
 
 
-_READERS = {".npz": open_npz, ".csv": _csv, ".parquet": _parquet, ".h5": _hdf5, ".hdf5": _hdf5, ".npy": _npy}
+_READERS = {
+    **{".npz": open_npz, ".csv": _csv, ".tsv": _csv, ".ecsv": _csv, ".parquet": _parquet},
+    **{".h5": _hdf5, ".hdf5": _hdf5, ".fits": open_fits, ".fit": open_fits, ".npy": _npy},
+}
 ENDINGS = tuple(_READERS)
+TABLES = (".csv", ".tsv", ".ecsv", ".parquet")  # files of columns alone, in which there is no 2-D array
 
 
 def _plain(series: Any) -> np.ndarray:

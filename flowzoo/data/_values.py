@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,6 +67,27 @@ def resolved(label: str, largest: float, spread: float) -> None:
         )
 
 
+class Moments:
+    """Ends, mean and spread of numbers that come part by part."""
+
+    def __init__(self) -> None:
+        self.low, self.high = math.inf, -math.inf
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Join the moments of a part to those of the parts before it (Chan, Golub and LeVeque 1979)."""
+        more, mean = values.size, float(values.mean(dtype=np.float64))
+        step, total = mean - self._mean, self._count + more
+        self._squares += more * float(values.var(dtype=np.float64)) + step**2 * self._count * more / total
+        self._mean, self._count = self._mean + step * more / total, total
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation."""
+        return math.sqrt(self._squares / max(1, self._count))
+
+
 class Rows:
     """Rows of float32 that grow part by part in one piece of memory, and lose nothing that matters on the way.
 
@@ -77,9 +99,7 @@ class Rows:
         self.labels = tuple(labels)
         self._count = 0
         self._array = np.empty((0, len(self.labels)), dtype=np.float32)
-        # count, mean and sum of squared deviations so far, and the largest magnitude
-        self._moments = np.zeros((3, len(self.labels)))
-        self._largest = np.zeros(len(self.labels))
+        self._moments = [Moments() for _ in self.labels]
 
     def add(self, columns: Sequence[np.ndarray]) -> None:
         """Append rows, given by their columns; finite numbers."""
@@ -88,8 +108,8 @@ class Rows:
             # In place: at this size realloc moves pages and copies nothing. Some to spare, because it takes its time.
             self._resize(max(self._count, len(self._array) * 5 // 4))
         for i, column in enumerate(columns):
-            if column.dtype.kind != "f" or column.dtype.itemsize > 4:
-                self._look(i, column)
+            if len(column) and (column.dtype.kind != "f" or column.dtype.itemsize > 4):
+                self._moments[i].add(column)
             with np.errstate(over="ignore"):  # refused by name in ``done``
                 self._array[start : self._count, i] = column
 
@@ -99,25 +119,13 @@ class Rows:
         Raises:
             ValueError: for a column that float32 cannot resolve.
         """
-        for label, largest, count, squares in zip(self.labels, self._largest, *self._moments[::2], strict=True):
-            resolved(label, float(largest), float(np.sqrt(squares / max(1, count))))
+        for label, found in zip(self.labels, self._moments, strict=True):
+            resolved(label, max(0.0, -found.low, found.high), found.spread)
         self._resize(self._count)
         return self._array
 
     def _resize(self, rows: int) -> None:
         self._array.resize((rows, len(self.labels)), refcheck=False)
-
-    def _look(self, i: int, column: np.ndarray) -> None:
-        """Join the moments of a part to those of the parts before it (Chan, Golub and LeVeque 1979)."""
-        if not len(column):
-            return
-        count, mean, squares = self._moments[:, i]
-        more, its_mean = len(column), float(column.mean(dtype=np.float64))
-        step, total = its_mean - mean, count + more
-        its_squares = more * float(column.var(dtype=np.float64))
-        squares += its_squares + step**2 * count * more / total
-        self._moments[:, i] = total, mean + step * more / total, squares
-        self._largest[i] = max(self._largest[i], -float(column.min()), float(column.max()))
 
 
 def texts(column: np.ndarray) -> list[str]:

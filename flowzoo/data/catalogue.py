@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowzoo.bijectors import Identity, Standardize, VectorAndImage
 from flowzoo.config import ConfigError, fields
-from flowzoo.data._atoms import Atoms
+from flowzoo.data._atoms import REMEDY, Atoms
 from flowzoo.data._catalogue_files import Galaxy, Particles, read_parameters
 from flowzoo.data._cleaning import Cleaned, Cleaning, Ranges, ranges
 from flowzoo.data._cleaning_record import record, report
@@ -187,6 +187,7 @@ class Catalogue:
             roles=self._roles(rows.labels),
             references={"cleaning": done},
             notes=(*done.notes(), *notes),
+            remedy=REMEDY,
         )
 
     def report(self) -> pd.DataFrame:

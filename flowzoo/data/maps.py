@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import BeforeValidator
-from torch import Tensor
 
 from flowzoo.config import ConfigError
 from flowzoo.data import _camels as camels
 from flowzoo.data._augment import SYMMETRIES
-from flowzoo.data._channels import Channels, each, shown
+from flowzoo.data._channels import AMOUNTS, Channels, check_amounts, each
 from flowzoo.data._data import Data
 from flowzoo.data._direction import Direction, PriorTexts, directed, prior_of
+from flowzoo.data._keyed import Keyed
 from flowzoo.data._options import Whole, Words, listed, words
 from flowzoo.registry import DATASETS
 
@@ -43,9 +43,12 @@ Side = Annotated[tuple[float, str] | None, BeforeValidator(_side)]
 @DATASETS.register
 @dataclass(frozen=True)
 class Maps:
-    r"""Images of positive fields, C x H x W in dex, given the parameters of their simulations.
+    r"""Images, C x H x W, given the parameters of their simulations: positive fields in dex, others as they are.
 
     .. math:: x = \log_{10}(\mathrm{map} + \mathrm{floor}) + N(0, \mathrm{noise\_dex}^2)
+
+    or with ``log=false``, for images that are signed or logarithms already, :math:`x = \mathrm{map} +
+    N(0, \mathrm{noise}^2)` in the units of the map.
 
     The layout is that of the CAMELS Multifield Dataset (Villaescusa-Navarro et al. 2022, ApJS 259, 61): an
     array ``Maps_<field>_<suite>_<set>_z=<z>.npy`` of shape ``(n_simulations * k, H, W)``, and a text file
@@ -53,7 +56,7 @@ class Maps:
     and the names of its columns (with units, as ``M[Msun]``); a first column of names and a last one called
     ``seed`` are no parameters. A split never tears a simulation apart. Empty pixels are exactly equal, and an
     atom has no density: the floor gives them a logarithm, the noise a density, and both are part of what is
-    scored.
+    scored. Maps that they would hide are refused.
 
     With ``context_field`` the context is a vector and an image: the parameters, then the C' H' W' pixels of
     log10(map + floor) of another field of the same region (dark matter to hydrogen), or of the same one at low
@@ -61,20 +64,24 @@ class Maps:
 
     Args:
         root: folder with both files; or give ``maps`` and ``params``.
-        maps: the ``.npy`` file; by default that of ``field`` in ``root``.
-        params: the text file; by default the only ``params_*.txt`` in ``root``, or else the only
-            ``CosmoAstroSeed_*.txt``.
+        maps: the ``.npy`` file, or ``file.npz:key``; by default that of ``field`` in ``root``.
+        params: the text file, or an array as for ``maps``; by default the only ``params_*.txt`` in ``root``, or else
+            the only ``CosmoAstroSeed_*.txt``. Columns without names are called p0, p1, ...
         field: which maps, where ``root`` has several: a field such as ``HI``, or a pattern of the file name
             such as ``Maps_HI_*_LH_*``. Several, such as ``HI,Mgas``, are the channels of one image.
         suite: where ``root`` has several: ``IllustrisTNG``, ``SIMBA``, ``Nbody_SIMBA``, ...
         set: the same for ``LH``, ``1P``, ``CV``, ...
         parameters: columns of ``params``, by name or by position from 0; all by default; ``none`` for none.
+        log: whether the logarithm is taken; without it ``floor`` and ``noise_dex`` are nothing.
+        noise: standard deviation of the noise that is added without it, in the units of the map; one number, or one per
+            field.
         floor: added to the map before the logarithm, in the units of the map; one number, or one per field.
         noise_dex: standard deviation of the noise added after it, in dex; one number, or one per field. Seeded per
             map and channel.
         downsample: mean over blocks of this many pixels a side, before the logarithm.
         num_maps: use the first of each simulation only; None: all.
         context_field: field or fields (or patterns of their file names) whose maps are given as an image.
+        context_log: as ``log``, for these.
         context_floor: as ``floor``, for these.
         context_downsample: as ``downsample``, for these. They get no noise: nothing needs their density.
         side: length of a map along its last axis and its unit, such as ``25 Mpc/h`` (the box of CAMELS).
@@ -95,11 +102,14 @@ class Maps:
     suite: str = ""
     set: str = ""
     parameters: Words = ()
+    log: bool = True
+    noise: Numbers = (0.0,)
     floor: Numbers = (1e3,)
     noise_dex: Numbers = (0.05,)
     downsample: int = 1
     num_maps: int | None = None
     context_field: Words = ()
+    context_log: bool = True
     context_floor: Numbers = (1e3,)
     context_downsample: int = 1
     side: Side = None
@@ -113,7 +123,7 @@ class Maps:
         # In Python a single one may be given as its name, as on the command line.
         for name in ("field", "parameters", "context_field"):
             object.__setattr__(self, name, words(getattr(self, name)))
-        for name in ("floor", "noise_dex", "context_floor"):
+        for name in AMOUNTS:
             object.__setattr__(self, name, tuple(float(value) for value in listed(getattr(self, name))))
         object.__setattr__(self, "periodic", tuple(sorted({int(axis) for axis in listed(self.periodic)})))
         object.__setattr__(self, "side", _side(self.side))
@@ -132,13 +142,13 @@ class Maps:
         self._check_options()
         files, params_file = self._files()
         arrays = camels.open_fields(files)
-        values, names, units = camels.read_params(params_file)
-        chosen = camels.choose(self.parameters, names, params_file)
+        values, names, units = camels.read_params(*params_file)
+        chosen = camels.choose(self.parameters, names, params_file.path)
         total, height, width = arrays[0].shape
         per_row, rest = divmod(total, len(values))
         if rest or not per_row:
             raise ValueError(
-                f"{files[0].path.name} has {total} maps and {params_file.name} {len(values)} rows; the "
+                f"{files[0].path.name} has {total} maps and {params_file.path.name} {len(values)} rows; the "
                 "number of maps must be a multiple of the number of rows (map i belongs to row i // k)"
             )
         count = per_row if self.num_maps is None else self.num_maps
@@ -148,19 +158,21 @@ class Maps:
         index = np.arange(total)
         index = index[index % per_row < count]
         simulation = torch.from_numpy(index // per_row)
-        fields = Channels(files, arrays, each("floor", self.floor, files), self.downsample)
+        fields = Channels(files, arrays, each("floor", self.floor, files), self.downsample, self.log)
         x = torch.empty(len(index), *fields.shape)
-        fields.write(x, index, each("noise_dex", self.noise_dex, files), self.seed)
+        option = "noise_dex" if self.log else "noise"
+        noise = each(option, getattr(self, option), files)
+        fields.write(x, index, noise, self.seed)
         vectors = torch.from_numpy(values[:, chosen]).float()
         context: dict[str, Any] = {"context": vectors, "context_index": simulation}
         context_names = [names[i] for i in chosen]
         context_units = [units[i] for i in chosen]
-        notes = fields.notes(each("noise_dex", self.noise_dex, files), self.seed)
+        notes = fields.notes(noise, self.seed)
         if self.context_field:
             image = self._image(files, total)
-            context = _with_image(vectors, simulation, image, index)
+            context = {"context": image.beside(vectors[simulation], index), "context_image": image.shape}
             context_names += image.names
-            context_units += ["dex"] * len(image.names)
+            context_units += image.units
             notes += [f"context image: {note}" for note in image.notes()]
         elif not chosen:
             context = {}
@@ -169,14 +181,15 @@ class Maps:
             **context,
             groups=simulation,
             names=tuple(fields.names),
-            units=("dex",) * len(fields.names),
+            units=tuple(fields.units),
             context_names=tuple(context_names),
             context_units=tuple(context_units),
             augment=self._symmetries(height, width),
             periodic=self.periodic,
             side=self.side,
-            prior=None if self.prior is None else prior_of(self.prior, context_names, vectors),
+            prior=None if self.prior is None else prior_of(self._texts(names), context_names, vectors),
             notes=tuple(notes),
+            remedy=fields.remedy,
         )
         return directed(data, self.direction)
 
@@ -188,13 +201,7 @@ class Maps:
             )
         if self.prior is not None and self.context_field:
             raise ConfigError("prior is of a context of parameters alone, and there is a context_field; leave one out")
-        for prefix in ("", "context_"):
-            floors = getattr(self, f"{prefix}floor")
-            if not np.isfinite([*floors, *self.noise_dex]).all() or min(self.noise_dex, default=0) < 0:
-                raise ConfigError(
-                    f"{prefix}floor and noise_dex must be finite, noise_dex >= 0; "
-                    f"got {shown(floors)}, {shown(self.noise_dex)}"
-                )
+        check_amounts(self)
         for axis in self.periodic:
             if axis not in (1, 2):
                 raise ConfigError(f"periodic must be 1 (height), 2 (width) or both; got {axis}")
@@ -205,8 +212,8 @@ class Maps:
         for option in ("suite", "set"):
             if self.maps and getattr(self, option):
                 raise ConfigError(f"give `maps`, which is one file, or `{option}`, which chooses in `root`; got both")
-        for option, default in (("context_floor", Maps.context_floor), ("context_downsample", Maps.context_downsample)):
-            if not self.context_field and getattr(self, option) != default:
+        for option in ("context_log", "context_floor", "context_downsample"):
+            if not self.context_field and getattr(self, option) != getattr(Maps, option):
                 raise ConfigError(f"{option} is of the maps of `context_field`, which is missing; leave it out")
         if self.context_field and self.augment:
             raise ConfigError(
@@ -214,7 +221,13 @@ class Maps:
                 "leave one of the two out"
             )
 
-    def _files(self) -> tuple[list[camels.MapsFile], Path]:
+    def _texts(self, names: list[str]) -> dict[str, str]:
+        """The texts of the prior by the names of the parameters, where it has their positions."""
+        texts = self.prior or {}
+        places = {str(i): name for i, name in enumerate(names) if str(i) not in names}
+        return {places.get(key, key): text for key, text in texts.items()}
+
+    def _files(self) -> tuple[list[camels.MapsFile], Keyed]:
         """The maps of each channel and the parameters."""
         needed = not (self.maps and self.params) or bool(self.context_field)
         if needed and not self.root:
@@ -225,21 +238,16 @@ class Maps:
                 else "maps needs `root`, the folder where context_field is to be found"
             )
         root = Path(self.root).expanduser()
-        for path in (self.maps, self.params):
-            if path and not Path(path).expanduser().is_file():
+        maps, params = Keyed.of(self.maps), Keyed.of(self.params)
+        for text, (path, _) in ((self.maps, maps), (self.params, params)):
+            if text and not path.is_file():
                 raise FileNotFoundError(f"no such file: {path}")
         if needed and not root.is_dir():
             raise FileNotFoundError(f"no such folder: {self.root}")
-        files = (
-            [camels.MapsFile.of(Path(self.maps).expanduser())]
-            if self.maps
-            else camels.find_maps(root, self.field, self.suite, self.set)
-        )
+        files = [camels.MapsFile.of(*maps)] if self.maps else camels.find_maps(root, self.field, self.suite, self.set)
         camels.check_different("field", files)
         camels.check_simulation(files)
-        if self.params:
-            return files, Path(self.params).expanduser()
-        return files, camels.find_params(root, self.suite, self.set, files[0])
+        return files, params if self.params else Keyed(camels.find_params(root, self.suite, self.set, files[0]))
 
     def _image(self, events: list[camels.MapsFile], total: int) -> Channels:
         """The fields of the context, map for map beside the event's."""
@@ -260,7 +268,7 @@ class Maps:
                 "they must be equal in number (map i is the same region in both)"
             )
         floors = each("context_floor", self.context_floor, files)
-        return Channels(files, arrays, floors, self.context_downsample, prefix="context_")
+        return Channels(files, arrays, floors, self.context_downsample, self.context_log, prefix="context_")
 
     def _symmetries(self, height: int, width: int) -> tuple[str, ...]:
         axes = set(self.periodic)
@@ -276,12 +284,3 @@ class Maps:
         if "quarter_turn" in self.augment and height != width:
             raise ConfigError(f"quarter turns need square maps; these have {height} x {width} pixels")
         return self.augment
-
-
-def _with_image(vectors: Tensor, simulation: Tensor, image: Channels, index: np.ndarray) -> dict[str, Any]:
-    """The context of each event, ``(n, P + C' H' W')``, and which columns are the image."""
-    width = vectors.shape[1]
-    context = torch.empty(len(index), width + math.prod(image.shape))
-    context[:, :width] = vectors[simulation]
-    image.write(context[:, width:].unflatten(1, image.shape), index)
-    return {"context": context, "context_image": image.shape}

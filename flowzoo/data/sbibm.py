@@ -71,7 +71,7 @@ class Sbibm:
     are else made by us: ten observations by a seed of their own, 10,000 exact draws each.
 
     Args:
-        task: which.
+        task: which of these.
         simulations: the budget: so many pairs are for training and validation.
         direction: ``posterior``: the events are theta, given x; ``likelihood``: the events are x, given theta.
         references: folder of ``TASK.npz``, ``bernoulli_glm_design.npz`` and ``published_c2st.csv``, each if needed; by

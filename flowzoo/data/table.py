@@ -1,10 +1,10 @@
-"""A table of your own: columns of an .npz, .csv, .parquet or .h5 file, by the names that you give."""
+"""A table of your own: columns of a file, by the names that you give."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,14 +13,22 @@ from torch import Tensor
 from flowzoo.bijectors import Bijector, Columns, Compose, Log, Standardize
 from flowzoo.config import ConfigError
 from flowzoo.data._atoms import add_uniform
-from flowzoo.data._context import default_context_map
+from flowzoo.data._column_maps import ColumnMaps, column_maps, map_pairs
+from flowzoo.data._context import default_context_map, stored_once
 from flowzoo.data._data import Data
 from flowzoo.data._direction import PriorTexts, prior_of, support_map
+from flowzoo.data._labels import shortened
+from flowzoo.data._missing import filled, is_missing
 from flowzoo.data._options import Amounts, Labels, Sentinels, Words, sentinels, words
 from flowzoo.data._readers import Source, open_table
 from flowzoo.data._values import factorise, numbers, parts, single
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
+
+_REMEDY = (
+    "If it means that nothing was measured, declare it (`missing={value}`); else leave the column out of x, or add "
+    "noise by the option `noise` (value + f * U(0, 1))."
+)
 
 
 @DATASETS.register
@@ -30,8 +38,9 @@ class Table:
 
     Columns are named as the file names them: keys of an ``.npz`` (a 2-D array ``mag`` of shape ``(N, 6)`` has
     the columns ``mag[0]`` to ``mag[5]``; ``mag`` names all of them, ``mag[0:3]`` the first three), headers of
-    a ``.csv`` or ``.parquet``, datasets of an ``.h5`` (``group/name`` where they are nested). On the command
-    line several are separated by commas. Values are kept in the units of the file, as float32.
+    a ``.csv``, ``.tsv``, ``.ecsv``, ``.parquet`` or ``.fits``, datasets of an ``.h5`` (``group/name`` where they
+    are nested). On the command line several are separated by commas. Values are kept in the units of the file,
+    as float32.
 
     Args:
         path: the file.
@@ -47,6 +56,11 @@ class Table:
             density is then that of the noisy column.
         log: columns of x whose logarithm the network sees; the density stays that of the column itself.
         context_log: the same for columns of the context.
+        maps: column of x to the fixed map by which the network sees it, as in ``catalogue``: ``log10``, ``log``,
+            ``logit(low high)``, ``logit(low high alpha)``, ``signed_log(tau)``, ``tanh(bound)``. Standardised after it.
+            Draws of ``logit(low high)`` can leave the range by 5.6 % of it at either end; with ``logit(0 360 1e-6)``
+            they stay in it.
+        context_maps: the same for columns of the context.
         units: column to unit, for tables and figures.
         prior: the distribution from which parameters were taken, a text for each: ``uniform(0.1, 0.5)`` or one of
             ``scipy.stats``. The parameters are all columns of the context, or all of x: then the density is a
@@ -63,6 +77,8 @@ class Table:
     noise: Amounts = field(default_factory=dict)
     log: Words = ()
     context_log: Words = ()
+    maps: ColumnMaps = field(default_factory=dict)
+    context_maps: ColumnMaps = field(default_factory=dict)
     units: Labels = field(default_factory=dict)
     prior: PriorTexts = None
     seed: int = 0
@@ -71,6 +87,8 @@ class Table:
         # In Python a single column may be given as its name, as on the command line.
         for name in ("x", "context", "log", "context_log"):
             object.__setattr__(self, name, words(getattr(self, name)))
+        for name in ("maps", "context_maps"):
+            object.__setattr__(self, name, map_pairs(getattr(self, name)))
         object.__setattr__(self, "missing", sentinels(self.missing))
 
     def load(self) -> Data:
@@ -100,7 +118,7 @@ class Table:
             raise ValueError(f"{self.path} has no rows")
 
         raw = {label: numbers(column, label) for label, column in (found | given).items()}
-        gone = {label: self._is_missing(column) for label, column in (found | given).items()}
+        gone = {label: is_missing(column, self.missing) for label, column in (found | given).items()}
         keep = np.ones(rows, dtype=bool)
         for label in found:
             if gone[label].any():
@@ -111,22 +129,28 @@ class Table:
 
         x = np.stack([raw[label][keep] for label in found], 1)
         x = self._with_noise(source, list(found), x, notes)
-        context, flags = self._filled(list(given), raw, gone, keep, notes)
-        x_log = _positions(source, "log", self.log, list(found), "x")
-        context_log = _positions(source, "context_log", self.context_log, list(given), "context")
-        _positive(x, list(found), x_log)
-        _positive(context, list(given), context_log)
+        kept = [{label: column[keep] for label, column in named.items()} for named in (raw, gone)]
+        parts_, flags, filling = filled(list(given), *kept)
+        context = np.stack(parts_, 1) if parts_ else np.zeros((int(keep.sum()), 0))
+        notes += filling
 
         groups = None if self.group is None else factorise(source.column(self.group)[keep], self.group)
         columns = [*given, *flags]
-        theta: Literal["context", "event"] = "event" if sorted(self.prior or ()) == sorted(found) else "context"
-        parameters = (list(found), x) if theta == "event" else (columns, context)
+        theta = _theta(self.prior, list(found), columns)
+        x32, context32 = (
+            torch.from_numpy(single(values, labels)) for values, labels in ((x, list(found)), (context, columns))
+        )
         prior = None
         if self.prior is not None:
-            prior = prior_of(self.prior, parameters[0], torch.from_numpy(single(parameters[1], parameters[0])))
-        contexts, index = _once(torch.from_numpy(single(context, columns)), groups)
+            prior = prior_of(self.prior, *((list(found), x32) if theta == "event" else (columns, context32)))
+        if theta == "event" and (self.log or self.maps):
+            raise ConfigError("log and maps are of x, which is the parameters here: their map is that of their prior")
+        contexts, index = stored_once(context32, groups)
+        scale = default_context_map((len(given),), len(contexts))
+        x_map = _Maps("", self.log, self.maps, source, list(found)).of(x32, Standardize((len(found),)))
+        context_map = _Maps("context_", self.context_log, self.context_maps, source, list(given)).of(context32, scale)
         return Data(
-            x=torch.from_numpy(single(x, list(found))),
+            x=x32,
             context=contexts if given else None,
             context_index=index if given else None,
             groups=groups,
@@ -134,53 +158,14 @@ class Table:
             units=self._units([*found]),
             context_names=tuple(columns),
             context_units=(*self._units([*given]), *("" for _ in flags)),
-            x_map=support_map(prior)
-            if prior is not None and theta == "event"
-            else _map(Standardize((len(found),)), len(found), len(found), x_log),
-            context_map=_map(default_context_map((len(given),), len(contexts)), len(given), len(columns), context_log)
-            if given
-            else None,
+            x_map=support_map(prior) if prior is not None and theta == "event" else x_map,
+            context_map=context_map if given else None,
             given_split=None if self.split is None else parts(source.column(self.split)[keep], self.split),
             prior=prior,
             theta=theta,
             notes=tuple(notes),
+            remedy=_REMEDY,
         )
-
-    def _is_missing(self, column: np.ndarray) -> np.ndarray:
-        gone = np.zeros(len(column), dtype=bool)
-        for value in map(float, self.missing):
-            if np.isnan(value):
-                gone |= np.isnan(column) if column.dtype.kind == "f" else False
-            else:
-                # -99.9 stored as float32 is equal to float32(-99.9), not to -99.9.
-                gone |= column == (column.dtype.type(value) if column.dtype.kind == "f" else value)
-        return gone
-
-    def _filled(
-        self,
-        labels: list[str],
-        raw: Mapping[str, np.ndarray],
-        gone: Mapping[str, np.ndarray],
-        keep: np.ndarray,
-        notes: list[str],
-    ) -> tuple[np.ndarray, list[str]]:
-        """The context with gaps filled and their indicator columns appended, and the names of these."""
-        columns, indicators, flags = [], [], []
-        for label in labels:
-            column, hole = raw[label][keep], gone[label][keep]
-            if hole.all():
-                raise ValueError(f"column '{label}': all {len(hole)} rows are missing; leave it out of the context")
-            if hole.any():
-                median = float(np.median(column[~hole]))
-                column = np.where(hole, median, column)
-                indicators.append(hole.astype(float))
-                flags.append(f"{label} missing")
-                notes.append(
-                    f"'{label}' is missing in {hole.sum()} of {len(hole)} rows: filled with the median of "
-                    f"the others, {median:.6g}, and flagged in '{label} missing'"
-                )
-            columns.append(column)
-        return np.stack([*columns, *indicators], 1) if columns else np.zeros((int(keep.sum()), 0)), flags
 
     def _with_noise(self, source: Source, labels: list[str], x: np.ndarray, notes: list[str]) -> np.ndarray:
         for name, f in self.noise.items():
@@ -205,32 +190,68 @@ def _positions(source: Source, option: str, names: Sequence[str], labels: list[s
     return [labels.index(label) for label in chosen]
 
 
-def _positive(values: np.ndarray, labels: list[str], positions: list[int]) -> None:
-    """Refuse a logarithm of what has none, over all rows: ``Log.fit`` sees the training rows alone."""
-    for i in positions:
-        bad = int((values[:, i] <= 0).sum())
-        if bad:
-            raise ValueError(
-                f"column '{labels[i]}': {bad} of {len(values)} rows are <= 0, which has no logarithm. "
-                "Declare the value that means missing, add noise to exact zeros, or take no log of it."
-            )
+class _Maps(NamedTuple):
+    """What the options say of the maps of x, or with the prefix of the context.
 
-
-def _map(scale: Bijector, count: int, total: int, logs: list[int]) -> Bijector:
-    """Log of some of the first ``count`` columns, then the scale of all of these; the rest (flags) stay."""
-    if total > count:
-        scale = Columns(range(count), scale)
-    return Compose(Columns(logs, Log()), scale) if logs else scale
-
-
-def _once(context: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A context that is the same in all rows of a group, stored once per group, and its index.
-
-    So a map that is fitted to it counts each galaxy once, however many rows it has.
+    Args:
+        prefix: of the options.
+        log: columns whose logarithm is taken.
+        maps: column to map, or array to that of all its columns.
+        source: the table.
+        labels: columns of x or of the context.
     """
-    if groups is None:
-        return context, None
-    first = torch.from_numpy(np.unique(groups.numpy(), return_index=True)[1])
-    if bool((context[first][groups] == context).all()):
-        return context[first], groups
-    return context, None
+
+    prefix: str
+    log: Sequence[str]
+    maps: Mapping[str, str]
+    source: Source
+    labels: list[str]
+
+    def of(self, values: Tensor, scale: Bijector) -> Bijector:
+        """The map of each column on its own, then the scale of all; flags, which come last, stay.
+
+        Args:
+            values: ``(N, D)``: all rows, because ``fit`` sees those of the training alone.
+            scale: of the columns that have labels, unfitted.
+
+        Raises:
+            ConfigError: for a column that is not here, or has both a logarithm and a map.
+            ValueError: for rows that a map does not take.
+        """
+        owner, labels = "context" if self.prefix else "x", self.labels
+        logs = _positions(self.source, f"{self.prefix}log", self.log, labels, owner)
+        maps = dict[str, str]()
+        for name, text in self.maps.items():
+            maps |= {labels[i]: text for i in _positions(self.source, f"{self.prefix}maps", [name], labels, owner)}
+        for i in logs:
+            if labels[i] in maps:
+                raise ConfigError(f"'{labels[i]}' is in {self.prefix}log and {self.prefix}maps; name it in one of them")
+            if bad := int((values[:, i] <= 0).sum()):
+                raise ValueError(
+                    f"column '{labels[i]}': {bad} of {len(values)} rows are <= 0, which has no logarithm. "
+                    "Declare the value that means missing, add noise to exact zeros, or take no log of it."
+                )
+        if values.shape[1] > len(labels):
+            scale = Columns(range(len(labels)), scale)
+        if logs:
+            scale = Compose(Columns(logs, Log()), scale)
+        finite = values[values.isfinite().all(1)]  # others are refused as such
+        return column_maps(f"{self.prefix}maps", maps, finite, labels, scale) or scale
+
+
+def _theta(prior: Mapping[str, str] | None, found: list[str], columns: list[str]) -> Literal["context", "event"]:
+    """Which of x and the context the parameters of a prior are.
+
+    Raises:
+        ConfigError: if they are neither.
+    """
+    if prior is None or sorted(prior) == sorted(columns):
+        return "context"
+    if sorted(prior) == sorted(found):
+        return "event"
+    sides = []
+    for side, flow, names in (("x", "posterior", found), ("the context", "likelihood", columns)):
+        lacks = shortened(name for name in names if name not in prior)
+        near = f", of which it lacks {lacks}" if set(prior) < set(names) else ""
+        sides.append(f"each column of {side} (for a {flow} flow: {shortened(names)}{near})")
+    raise ConfigError(f"prior must have a text for {', or for '.join(sides)}; it has {shortened(prior)}")

@@ -15,7 +15,8 @@ from torch import Tensor
 from flowzoo import config as configs
 from flowzoo.bijectors import Identity
 from flowzoo.config import ConfigError
-from flowzoo.harness._rows import Rows, open_rows, require
+from flowzoo.harness._gaps import in_words, open_as_trained_on
+from flowzoo.harness._rows import Rows, require
 from flowzoo.harness._trained import Trained
 from flowzoo.harness.as_trained import dataset_of, open_as_trained, split_options
 from flowzoo.harness.bench_config import BenchConfig
@@ -65,7 +66,7 @@ def from_table(
             that are not finite; in one line.
     """
     names = trained.given_names()
-    with open_rows(path) as rows:
+    with open_as_trained_on(path, trained) as rows:
         named = ((id_column, "--id"), (count, "--count"))
         require(rows, names, f"the context of {trained.path.name}")
         for name, option in named:
@@ -73,10 +74,10 @@ def from_table(
         id_name = id_column or ("id" if rows.has("id") and "id" not in names else None)
         every = [name for name in (*names, id_name, count) if name is not None]
         if not every:
-            raise ConfigError(f"{path}: the flow has no context, so the galaxies need an id; name its column with --id")
+            raise ConfigError(f"{path}: the flow has no context, so each row needs an id; name its column with --id")
         total = rows.count(every)
         if total == 0:
-            raise ConfigError(f"{path} has no rows; give a row for each galaxy")
+            raise ConfigError(f"{path} has no rows; give a row for each context")
         found = dict(zip(every, next(rows.parts(every, total)), strict=True))
     ids = unique_ids(found[id_name], f"{path}, column '{id_name}'") if id_name else np.arange(total)
     context = np.zeros((total, 0))
@@ -88,8 +89,8 @@ def from_table(
         row, column = (int(k[0]) for k in np.nonzero(lost))
         count_lost = int(lost.any(1).sum())
         raise ConfigError(
-            f"{path}: galaxy {label(ids[row])} has {names[column]} = {context[row, column]:g}; {count_lost} of "
-            f"{total} galaxies have a context that is not finite in float32: leave them out, or fill them"
+            f"{path}: context {label(ids[row])} has {names[column]} = {context[row, column]:g}; {count_lost} of "
+            f"{total} contexts are not finite in float32{in_words(trained)}: leave them out, or fill them"
         )
     counts = np.full(total, n or 0)
     if count is not None:
@@ -128,8 +129,8 @@ def from_training_data(trained: Trained, *, part: str = "test", n: int | None = 
     if bool(torn.any()):
         galaxy = ids[int(owner[torn.nonzero()[0, 0]])]
         raise ConfigError(
-            f"{source_name(trained)}: galaxy {label(galaxy)} has events of several contexts; "
-            "give --galaxies, a table with one row for each context"
+            f"{source_name(trained)}: group {label(galaxy)} has events of several contexts; "
+            "give --contexts, a table with one row for each context"
         )
     return Galaxies(ids, contexts[first], counts.numpy() if n is None else np.full(len(ids), n), id_name)
 
@@ -140,14 +141,14 @@ def source_of(trained: Trained) -> Source:
     Raises:
         ConfigError: if they are not known, gone or changed.
     """
-    name, options = dataset_of(trained.meta, trained.path, "give --galaxies, a table of contexts")
+    name, options = dataset_of(trained.meta, trained.path, "give --contexts, a table of them")
     bench = configs.make(BenchConfig, {**split_options(trained.meta), "device": "cpu"}, "bench")
     source = open_as_trained(name, options, bench, trained.meta)
     expected = trained.meta.get("split", {}).get("hash", source.splits.hash)
     if expected != source.splits.hash:
         raise ConfigError(
             f"the data or its split changed since {trained.path} was trained ({expected}, now {source.splits.hash}); "
-            "give --galaxies, a table of contexts"
+            "give --contexts, a table of them"
         )
     shape = source.splits.data.context_shape
     if shape != trained.flow.context_shape:
@@ -177,15 +178,15 @@ def check_contexts(galaxies: Galaxies, trained: Trained, warn: Callable[[str], N
     lost = (~torch.isfinite(largest)).nonzero().flatten().tolist()
     if lost:
         raise ConfigError(
-            f"{len(lost)} of {len(largest)} galaxies, the first {label(galaxies.ids[lost[0]])}, have a context that "
-            "the flow cannot take (a logarithm of what is not positive, or beyond float32); leave them out"
+            f"{len(lost)} of {len(largest)} contexts, the first {label(galaxies.ids[lost[0]])}, are such that "
+            "the flow cannot take them (a logarithm of what is not positive, or beyond float32); leave them out"
         )
     far = (largest > FAR).nonzero().flatten().tolist()
     if far:
         worst = max(far, key=lambda k: float(largest[k]))
         warn(
-            f"{len(far)} of {len(largest)} galaxies have contexts more than {FAR:g} training spreads from the mean of "
-            f"the training's, galaxy {label(galaxies.ids[worst])} {float(largest[worst]):.3g}: extrapolated"
+            f"{len(far)} of {len(largest)} contexts are more than {FAR:g} training spreads from the mean of "
+            f"the training's, {label(galaxies.ids[worst])} {float(largest[worst]):.3g}: extrapolated"
         )
 
 
@@ -217,7 +218,7 @@ def as_counts(column: np.ndarray, ids: np.ndarray, where: str) -> np.ndarray:
     if bad.any():
         k = int(bad.nonzero()[0][0])
         raise ConfigError(
-            f"{where}: galaxy {label(ids[k])} has {column[k]:g}, where a whole number of events is needed"
+            f"{where}: context {label(ids[k])} has {column[k]:g}, where a whole number of events is needed"
         )
     return column.astype(np.int64)
 

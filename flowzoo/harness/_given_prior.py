@@ -12,6 +12,7 @@ import torch
 from flowzoo import inference
 from flowzoo.config import ConfigError
 from flowzoo.data._direction import prior_texts
+from flowzoo.data._labels import shortened
 from flowzoo.harness.settings import read_mapping
 from flowzoo.inference import Prior
 
@@ -108,8 +109,8 @@ def _in_order(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"prior: {error}") from None
     if sorted(found) != sorted(names):
-        came = ", ".join(found) or "none"
-        raise ConfigError(f"prior must have a text for each of the parameters {', '.join(names)}; it has {came}")
+        wanted, came = shortened(names), shortened(found)
+        raise ConfigError(f"prior must have a text for each of the parameters {wanted}; it has {came}")
     return {"kind": kind, "marginals": [found[name] for name in names]}
 
 

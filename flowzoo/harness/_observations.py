@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from flowzoo.config import ConfigError
-from flowzoo.data._readers import Source, open_table, shape_of
+from flowzoo.data._labels import shortened
+from flowzoo.data._readers import TABLES, Source, open_table, shape_of
 
 ARRAYS = ("x", "observation", "observations", "maps")  # what an array of observations is called, first that is there
-TABLES = (".csv", ".parquet")  # files whose arrays are columns: one of them is never an observation
 TRUTHS = ("theta", "truth", "true_parameters", "parameters")
 
 
@@ -44,9 +44,9 @@ def read_observations(
     """
     try:
         with open_table(str(path)) as table:
-            if array is None and names and all(name in table.arrays for name in names):
+            if array is None and names and _has(table, names):
                 x = _columns(table, path, names)
-            elif array is None and path.suffix.lower() in TABLES:
+            elif array is None and path.suffix.lower() in TABLES:  # where one array is no observation
                 x = _rows(table, path, tuple(shape), names)
             else:
                 x = _array(table, path, tuple(shape), names, array)
@@ -81,12 +81,22 @@ def _columns(table: Source, path: Path, names: Sequence[str]) -> np.ndarray:
     return np.stack([_numbers(c, path, name) for name, c in table.columns(list(names)).items()], 1)
 
 
+def _has(table: Source, names: Sequence[str]) -> bool:
+    """Whether these are columns of a table: arrays, or columns of one such as flux[0]."""
+    if all(name in table.arrays for name in names):
+        return True
+    try:
+        return len(table.columns(list(names))) == len(names)
+    except ConfigError:
+        return False
+
+
 def _rows(table: Source, path: Path, shape: tuple[int, ...], names: Sequence[str]) -> np.ndarray:
     """The columns of a table in their order, for a flow whose columns have no names."""
     known = list(table.arrays)
     if not names and shape == (len(known),):
         return _columns(table, path, known)
-    wanted = f"the columns {', '.join(names)}" if names else f"{' x '.join(map(str, shape))} columns"
+    wanted = f"the columns {shortened(names)}" if names else f"{' x '.join(map(str, shape))} columns"
     image = "; images come as .npy, .npz or .h5" if len(shape) > 1 else ""
     raise ConfigError(f"{path}: the flow takes observations {shape}: expected {wanted}; it has {_listed(known)}{image}")
 
@@ -117,7 +127,7 @@ def _array(table: Source, path: Path, shape: tuple[int, ...], names: Sequence[st
         came = f"of {_listed(known)} none is called {' or '.join(ARRAYS)}; name one with --array"
     else:
         came = "the file is empty"
-    columns = f" or the columns {', '.join(names)}" if names and len(names) == shape[0] else ""
+    columns = f" or the columns {shortened(names)}" if names and len(names) == shape[0] else ""
     full = ", ".join(["K", *map(str, shape)])
     raise ConfigError(f"{path}: the flow takes observations {shape}: expected an array ({full}){columns}; {came}")
 

@@ -129,7 +129,7 @@ def sample_catalogue(
     else:
         chosen = from_training_data(trained, part=part, n=n, id_name=id_column or "id")
     if not chosen.counts.sum():
-        raise ConfigError(f"no galaxy of {galaxies or part} shall have an event; give --n")
+        raise ConfigError(f"no context of {galaxies or part} shall have an event; give --n")
     check_contexts(chosen, trained, warn)
     columns = _columns(trained, chosen)
     about = {
@@ -152,7 +152,7 @@ def sample_catalogue(
             update(rows, "")
     if lost.count:
         warn(
-            f"{lost.count} of {rows} draws have no finite value, most of galaxy {label(lost.galaxy)} ({lost.most}): "
+            f"{lost.count} of {rows} draws have no finite value, most of context {label(lost.galaxy)} ({lost.most}): "
             "the inverse of the flow failed there, and they are NaN in the file"
         )
     drawn = int((chosen.counts > 0).sum())
@@ -172,9 +172,9 @@ def _check(galaxies: str | Path | None, n: int | None, count: str | None, chunk:
     if n is not None and count is not None:
         raise ConfigError(f"--n {n} and --count {count} both say how many; give one of them")
     if galaxies is None and count is not None:
-        raise ConfigError(f"--count {count} is a column of --galaxies, which is not given")
+        raise ConfigError(f"--count {count} is a column of --contexts, which is not given")
     if galaxies is not None and n is None and count is None:
-        raise ConfigError("how many particles? Give --n, the same for each galaxy, or --count, a column of the table")
+        raise ConfigError("how many events? Give --n, the same for each context, or --count, a column of the table")
     if n is not None and n < 1:
         raise ConfigError(f"--n must be at least 1; got {n}")
     if chunk < 1:

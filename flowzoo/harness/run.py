@@ -207,6 +207,7 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
         flow,
         path,
         data=cell.config["data"],
+        train=cell.config["train"],
         split={
             "seed": splits.seed,
             "fractions": list(cell.bench.fractions),

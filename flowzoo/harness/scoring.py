@@ -18,7 +18,8 @@ from torch import Tensor
 from flowzoo import __version__, progress
 from flowzoo.config import ConfigError
 from flowzoo.harness._galaxies import Galaxies, as_ids, as_numbers, cast, check_contexts, from_table, id_of, label
-from flowzoo.harness._rows import Parts, open_rows, rebatched, require
+from flowzoo.harness._gaps import in_words, open_as_trained_on
+from flowzoo.harness._rows import Parts, rebatched, require
 from flowzoo.harness._trained import Trained, open_trained
 from flowzoo.harness._writers import Column, check_target, table_writer
 from flowzoo.harness.run import cpu_threads
@@ -36,7 +37,7 @@ class Scored:
     Args:
         path: the file.
         rows: particles in it.
-        missing: of these, with a value that is not finite; they have no score.
+        missing: of these, with a value that is not finite, or that means missing; they have no score.
         outside: of these, where the flow has no finite density.
         mean: of log p over the others, in nats.
         galaxies: by id, how many have a finite log p, and its mean; empty if there is no id.
@@ -70,7 +71,8 @@ def score_file(
     r"""log q(x | context) of every row of a file, in nats, over the units of its columns.
 
     Rows are scored in blocks of one size, counted from the first row, so nothing depends on the chunk size. A row with
-    a value that is not finite has the score NaN.
+    a value that is not finite has the score NaN, and so has one with a value that means missing (``data.missing`` of
+    the training) in a column that had no gaps then. A context that had some is filled and flagged as it was.
 
     Args:
         run: a file that ``fit`` or ``bench`` wrote, or the directory of a bench.
@@ -99,12 +101,12 @@ def score_file(
     trained = open_trained(run, model=model, device=resolve_device(device))
     trained.given_names()
     totals = _Totals()
-    with open_rows(file) as rows:
+    with open_as_trained_on(file, trained) as rows:
         require(rows, trained.names, f"the events of {trained.path.name}")
         id_name = id_of(rows, id_column, (*trained.names, *trained.written_names))
         if galaxies is None:
             given = trained.written_names
-            require(rows, given, f"the context of {trained.path.name}; or give --galaxies")
+            require(rows, given, f"the context of {trained.path.name}; or give --contexts")
             known = None
         else:
             given = ()
@@ -130,7 +132,7 @@ def score_file(
                 write(part)
                 update(totals.rows, "")
     for number, what in (
-        (totals.missing, "hold a value that is not finite"),
+        (totals.missing, f"hold a value that is not finite{in_words(trained)}"),
         (totals.outside, "lie where q has no finite value"),
     ):
         if number:
@@ -188,7 +190,7 @@ class _Contexts:
         if (rows < 0).any():
             gone = pd.unique(ids[rows < 0])
             raise ConfigError(
-                f"{self.file} has particles of galaxy {label(gone[0])}, which is not in {self.table}; add its row"
+                f"{self.file} has events of context {label(gone[0])}, which is not in {self.table}; add its row"
             )
         return self.known[rows]
 

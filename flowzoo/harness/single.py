@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,25 @@ from flowzoo.harness.run import cpu_threads, label_of, save_flow
 from flowzoo.storage import DISK
 
 
-def fit_one(cell: Cell, path: Path) -> train.FitResult:
+def fit_one(cell: Cell, path: Path, *, overwrite: bool = False) -> train.FitResult:
     """Train the flow of one cell and save it; of several processes (``flowzoo.distributed``) the first saves it.
+
+    A flow that the same command finished there is trained again, and on a CPU comes out the same.
 
     Args:
         cell: of a plan with one.
         path: the file to write; the state of the training lies beside it until it is done.
+        overwrite: whether a file of anything else may be replaced.
 
     Raises:
         CheckpointError: if a state lies there that another command left.
-        ConfigError: if the folder cannot be written.
+        ConfigError: if the file is there and of something else, or the folder cannot be written.
         DistributedError: if several processes cannot train together.
     """
     if path.is_dir():
         raise ConfigError(f"--out {path} is a folder; give the file to write, such as {path / 'flow.safetensors'}")
+    if path.exists() and not overwrite:
+        _check_same(path, cell)
     make_writable(path.parent)
     state = path.with_suffix(".state.safetensors")
     try:
@@ -50,6 +56,29 @@ def fit_one(cell: Cell, path: Path) -> train.FitResult:
         for left in (state, *(train.level_path(state, i) for i in range(len(cell.fit.noise_levels)))):
             left.unlink(missing_ok=True)
     return result
+
+
+def _check_same(path: Path, cell: Cell) -> None:
+    """Refuse a file that is not the flow of this cell, as far as it says what it was made of."""
+    ways_out = "give another --out, or --overwrite"
+    try:
+        meta = checkpoint.read_meta(path)
+        parts = {"model": {"name": meta["flow"]["model"], **meta["flow"]["config"]}, "data": meta["data"]}
+        parts |= {"train": meta["train"]} if "train" in meta else {}
+        was = {**_dotted(parts), "seed": meta["seed"], "split hash": meta["split"]["hash"]}
+    except (checkpoint.CheckpointError, AttributeError, KeyError, TypeError):
+        raise ConfigError(f"{path} exists, and is no flow that fit or bench wrote; {ways_out}") from None
+    own = json.loads(json.dumps({part: cell.config[part] for part in parts}))  # which has no tuples
+    now = {**_dotted(own), "seed": cell.seed, "split hash": cell.source.splits.hash}
+    for key in was:
+        if key in now and was[key] != now[key]:  # an option that only one of two versions has is no other command
+            change = f"{key} was {was[key]}, now {now[key]}"
+            raise ConfigError(f"{path} is a finished flow of something else ({change}); {ways_out}")
+
+
+def _dotted(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Options by part and name: ``model.num_steps``."""
+    return {f"{part}.{name}": value for part, options in parts.items() for name, value in options.items()}
 
 
 def evaluate_one(

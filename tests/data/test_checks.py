@@ -136,3 +136,19 @@ def test_context_of_another_length_is_refused():
 def test_columns_of_another_length_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must have one entry per event; got 3 for 4 events"):
         Data(x=normal(4), context=normal(4), **{name: torch.zeros(3, dtype=torch.long)})
+
+
+def test_data_without_options_of_their_own_are_told_no_option_against_an_atom():
+    x = normal()
+    x[:100, 1] = 0
+    with pytest.raises(ValueError, match=r"density\. Leave the column out of x, or add a stated noise to it\.$"):
+        check(Data(x=x))
+    with pytest.raises(ValueError, match=r"density\. Set b to 0\.$"):
+        check(Data(x=x, names=("a", "b"), remedy="Set {column} to {value}."))
+
+
+def test_data_introduce_themselves_with_what_was_done_to_them():
+    data = Data(x=normal(50), context=normal(50, 1), notes=("left out 470", "added noise"))
+    assert data.introduce("mine") == "mine: 50 events of 2, given 1 number, 50 groups\n  left out 470\n  added noise"
+    assert Data(x=normal(50)).introduce("a") == "a: 50 events of 2, no context, 50 groups"
+    assert "given 3 numbers" in Data(x=normal(50), context=normal(50, 3)).describe()

@@ -133,13 +133,18 @@ def test_names_and_seeds_of_camels_are_no_parameters(tmp_path):
 
 def test_parameters_without_a_header_are_named_by_position(tmp_path):
     data = load(root=write(tmp_path, text="# written on 2026-01-01 by hand\n" + rows()))
-    assert data.context_names == ("0", "1", "2")
-    assert load(root=str(tmp_path), parameters="1").context[0].tolist() == pytest.approx([0.8])
+    assert data.context_names == ("p0", "p1", "p2")
+    for one in ("1", "p1"):
+        assert load(root=str(tmp_path), parameters=one).context[0].tolist() == pytest.approx([0.8])
+    for keys in ("012", ("p0", "p1", "p2")):  # a prior by name, or as older runs have it by position
+        texts = ("uniform(0, 1)", "norm(0.8, 1)", "uniform(9, 20)")
+        data = load(root=str(tmp_path), prior=dict(zip(keys, texts, strict=True)))
+        assert data.prior.low.tolist()[::2] == [0, 9]
 
 
 def test_names_without_a_header_are_dropped_too(tmp_path):
     data = load(root=write(tmp_path, text="".join(f"LH_{i} 0.{i}1 0.8{i}\n" for i in range(5))))
-    assert data.context_names == ("0", "1")
+    assert data.context_names == ("p0", "p1")
 
 
 @pytest.mark.parametrize(
@@ -364,10 +369,10 @@ def test_options_that_would_have_no_effect_are_refused(tmp_path):
 def test_floor_above_all_pixels_is_noted_and_one_that_hides_the_field_is_refused(tmp_path):
     root = write_two(tmp_path)
     largest = float(second().max())
-    data = load(root=root, field="HI,Mgas", floor=[1e3, 2 * largest])
+    data = load(root=root, field="HI,Mgas", floor=[1e3, 2 * largest], noise_dex="0.05,1e-3")
     assert data.notes[-1] == f"the floor of {2 * largest:g} is above every pixel of Mgas"
     with pytest.raises(ValueError, match=r"Maps_Mgas.*largest pixel, .* is far below the floor of .*; lower `floor`"):
-        load(root=root, field="Mgas", floor=2000 * largest)
+        load(root=root, field="Mgas", floor=2000 * largest, noise_dex=0)
 
 
 def test_maps_are_not_read_as_a_whole(tmp_path, monkeypatch):
@@ -460,7 +465,7 @@ def test_maps_beside_a_map_are_not_turned_without_it(tmp_path):
         ),
         ({"context_field": "Mgas", "context_floor": 1e9}, "largest pixel.*lower `context_floor`"),
         ({"context_field": "Mgas", "context_floor": "-5"}, "<= 0 after adding.*raise `context_floor`"),
-        ({"context_field": "Mgas", "context_floor": "nan"}, "context_floor and noise_dex must be finite"),
+        ({"context_field": "Mgas", "context_floor": "nan"}, "context_floor must be finite; got nan"),
         ({"context_field": "Mgas", "context_floor": "1,2"}, "context_floor must be one number or one for each of Mgas"),
     ],
 )
@@ -548,7 +553,7 @@ def test_damaged_maps_are_refused_in_one_line(tmp_path, content):
 
 @pytest.mark.parametrize("options", [{"noise_dex": -0.1}, {"floor": "nan"}, {"noise_dex": "inf"}])
 def test_floor_and_noise_out_of_range_are_refused(tmp_path, options):
-    with pytest.raises(ConfigError, match="noise_dex"):
+    with pytest.raises(ConfigError, match=f"^{next(iter(options))} must be finite"):
         load(root=write(tmp_path), **options)
 
 
@@ -629,7 +634,121 @@ def test_table_of_the_simulations_is_found_where_there_is_no_other(tmp_path):
     (tmp_path / "CosmoAstroSeed_IllustrisTNG_L25n256_LH.txt").write_text(text)
     assert load(root=str(tmp_path)).context_names == ("Omega_m", "sigma_8")
     (tmp_path / "params_LH_IllustrisTNG.txt").write_text(rows())
-    assert load(root=str(tmp_path)).context_names == ("0", "1", "2")
+    assert load(root=str(tmp_path)).context_names == ("p0", "p1", "p2")
+
+
+# -- images that have no logarithm
+
+
+def images(kind="signed"):
+    """Images of order 1, as they come from anywhere: signed, or positive."""
+    found = np.random.default_rng(1).normal(0, 1, (SIMULATIONS * PER, SIZE, SIZE)).astype(np.float32)
+    return found if kind == "signed" else np.exp(found)
+
+
+@pytest.mark.parametrize("kind", ["signed", "positive"])
+def test_images_that_the_noise_would_hide_are_refused_with_what_to_set(tmp_path, kind):
+    root = write(tmp_path, images(kind))
+    with pytest.raises(
+        ValueError, match=r"log10\(map \+ 1000\) spreads by 0.000\d+ dex .* the noise of 0.05 dex"
+    ) as error:
+        load(root=root)
+    assert "`log=false`" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert load(root=root, log="false").x.std() > 0.9
+
+
+def test_noise_of_two_spreads_is_refused_and_of_less_is_said(tmp_path):
+    root = write(tmp_path, raw() + 1)
+    spread = float(load(root=root, noise_dex=0).x.double().std(correction=0))
+    with pytest.raises(ValueError, match="would hide; lower `floor` and `noise_dex`"):
+        load(root=root, noise_dex=0.501 * spread)
+    said = f"the pixels of map spread by {spread:.2g} dex before that noise"
+    assert load(root=root, noise_dex=0.499 * spread).notes[-1] == said
+    assert load(root=root, noise_dex=0.101 * spread).notes[-1] == said
+    assert len(load(root=root, noise_dex=0.099 * spread).notes) == 1
+
+
+def test_without_the_logarithm_pixels_stay_as_they_are(tmp_path):
+    root = write(tmp_path, images())
+    data = load(root=root, log="false", downsample=2)
+    pooled = images().astype(float).reshape(15, 4, 2, 4, 2).mean((2, 4))
+    assert np.allclose(data.x[:, 0].numpy(), pooled, atol=1e-6)
+    assert (data.names, data.units) == (("HI",), ("",))
+    assert data.notes == ("mean over 2 x 2 pixels", "map as it is, no logarithm")
+    noisy = load(root=root, log="false", noise=0.3)
+    assert float((noisy.x[:, 0] - torch.from_numpy(images())).std()) == pytest.approx(0.3, rel=0.08)
+    assert noisy.notes[0] == "map as it is, no logarithm, plus N(0, 0.3), seed 0"
+    assert load(root=root, log="false", noise=0.3, num_maps=1).x.equal(noisy.x[::PER])
+    with pytest.raises(ValueError, match=r"its pixels spread by .* the noise of 0.6 would hide; lower `noise`"):
+        load(root=root, log="false", noise=0.6)
+
+
+def test_context_without_the_logarithm(tmp_path):
+    np.save(tmp_path / "Maps_T_Toy_LH_z=0.00.npy", images())
+    data = load(root=write(tmp_path), field="HI", context_field="T", context_log="no", parameters="none")
+    assert np.array_equal(data.context.numpy().reshape(-1, SIZE, SIZE), images())
+    assert (data.context_names, data.context_units) == (("T",), ("",))
+    assert data.units == ("dex",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"log": "false", "floor": 1}, "^floor is nothing with log=false; leave it out"),
+        ({"log": "false", "noise_dex": 0}, "^noise_dex is nothing with log=false"),
+        ({"noise": 0.1}, "^noise is nothing with log=true; with the logarithm it is noise_dex"),
+        ({"log": "false", "noise": -1}, "^noise must be finite, and at least 0; got -1"),
+        ({"context_log": "false"}, "^context_log is of the maps of `context_field`, which is missing"),
+        ({"field": "HI", "context_field": "HI", "context_log": "false", "context_floor": 2}, "^context_floor is noth"),
+    ],
+)
+def test_amounts_of_a_logarithm_that_is_not_taken_are_refused(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        load(root=write(tmp_path), **options)
+
+
+def test_exact_zeros_without_the_logarithm_are_cured_by_noise(tmp_path):
+    maps = images()
+    maps[:, :3] = 0
+    root = write(tmp_path, maps)
+    with pytest.raises(ValueError, match=r"exactly 0, an atom, which has no density. Give it noise \(`noise`\)."):
+        Splits.make(load(root=root, log="false"))
+    Splits.make(load(root=root, log="false", noise=0.01))
+
+
+def test_pixels_that_float32_cannot_resolve_are_refused(tmp_path):
+    root = write(tmp_path, 1e7 + images().astype(np.float64))
+    with pytest.raises(ValueError, match=r"'HI': near 1e\+07 float32 goes in steps of 1, .* subtract an offset"):
+        load(root=root, log="false")
+
+
+def test_images_and_parameters_of_an_archive(tmp_path):
+    theta = np.random.default_rng(2).uniform(size=(SIMULATIONS, 2))
+    file = tmp_path / "mine.npz"
+    np.savez(file, images=images(), theta=theta, cubes=np.zeros((2, 3, 4)))
+    np.save(tmp_path / "theta.npy", theta)
+    data = load(maps=f"{file}:images", params=str(file), log="false")
+    assert np.array_equal(data.x[:, 0].numpy(), images())
+    assert np.allclose(data.context.numpy(), theta)
+    assert data.context_names == ("p0", "p1")
+    assert load(maps=f"{file}:images", params=str(tmp_path / "theta.npy"), log="false").context.equal(data.context)
+    np.savez(tmp_path / "one.npz", images=images())
+    assert load(maps=str(tmp_path / "one.npz"), params=f"{file}:theta", log="false").x.equal(data.x)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("", r"mine.npz: say which array, as mine.npz:NAME; it has a \(15, 8, 8\), b \(15, 8, 8\)"),
+        (":c", r"mine.npz has no array 'c'; it has a, b"),
+    ],
+)
+def test_array_of_an_archive_that_there_is_not_is_one_line(tmp_path, key, message):
+    write(tmp_path)
+    np.savez(tmp_path / "mine.npz", a=images(), b=images())
+    with pytest.raises(ConfigError, match=message):
+        load(maps=f"{tmp_path / 'mine.npz'}{key}", params=str(tmp_path / "params_LH_Toy.txt"), log="false")
 
 
 # -- real data
@@ -658,7 +777,7 @@ def test_hydrogen_maps_load_and_split_by_galaxy(real):
 def test_parameters_of_camels_are_read_with_real_maps_of_15_a_row(real, tmp_path):
     path = next((real / "camels_params").glob("*.txt"))
     np.save(tmp_path / "Maps_Mgas_Toy_LH_z=0.00.npy", np.ones((15_000, 1, 2), dtype=np.float32))
-    data = load(root=str(tmp_path), params=str(path), floor=0)
+    data = load(root=str(tmp_path), params=str(path), floor=0, noise_dex=0)
     assert data.context_names == ("Omega_m", "sigma_8", "A_SN1", "A_AGN1", "A_SN2", "A_AGN2")
     assert data.context.shape == (1000, 6)
     assert int(data.context_index[-1]) == 999
@@ -668,7 +787,7 @@ def test_two_of_six_parameters_of_camels_with_its_table_in_the_folder(real, tmp_
     table = next((real / "camels_params").glob("CosmoAstroSeed_*.txt"))
     (tmp_path / table.name).write_text(table.read_text())
     np.save(tmp_path / "Maps_Mgas_IllustrisTNG_LH_z=0.00.npy", np.ones((15_000, 1, 2), dtype=np.float32))
-    data = load(root=str(tmp_path), floor=0, parameters="Omega_m,sigma_8", side="25 Mpc/h", periodic="1,2")
+    data = load(root=str(tmp_path), floor=0, noise_dex=0, parameters="Omega_m,sigma_8", side="25 Mpc/h", periodic="1,2")
     assert data.context_names == ("Omega_m", "sigma_8")
     assert data.context[0].tolist() == pytest.approx([0.309, 0.979])
     assert data.side == (25.0, "Mpc/h")

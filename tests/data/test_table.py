@@ -1,6 +1,7 @@
 """table: columns by name from every kind of file, and one-line errors for whatever does not fit."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.data import Splits, configure
+from flowzoo.data._missing import fills
 from flowzoo.data.table import Table
 from flowzoo.registry import MissingDependency
 
@@ -361,11 +363,21 @@ def frame():
     return pd.DataFrame({"redshift": a["redshift"], "u mag": a["mag"][:, 0], "survey": a["survey"], "n": a["galaxy"]})
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet", "h5", "hdf5"])
+@pytest.mark.parametrize("ending", ["csv", "semicolon.csv", "tsv", "ecsv", "parquet", "h5", "hdf5", "fits"])
 def test_every_kind_of_file_gives_the_same_columns(tmp_path, frame, ending):
     path = tmp_path / f"catalogue.{ending}"
     if ending == "csv":
         frame.to_csv(path, index=False)
+    elif ending == "semicolon.csv":
+        frame.to_csv(path, index=False, sep=";")
+    elif ending == "tsv":
+        frame.to_csv(path, index=False, sep="\t")
+    elif ending == "ecsv":  # as astropy writes it
+        path.write_text("# %ECSV 1.0\n# ---\n# datatype:\n# - {name: redshift, datatype: float64}\n")
+        frame.to_csv(path, index=False, sep=" ", mode="a")
+    elif ending == "fits":
+        table = pytest.importorskip("astropy.table", reason="astropy is not installed: no FITS tables")
+        table.Table.from_pandas(frame).write(path)
     elif ending == "parquet":
         pytest.importorskip("pyarrow")
         frame.to_parquet(path)
@@ -398,7 +410,10 @@ def test_nested_and_compound_hdf5_datasets_are_columns(tmp_path):
     assert np.allclose(data.context[:, 0].numpy(), table["mass"])
 
 
-@pytest.mark.parametrize(("ending", "package", "extra"), [("h5", "h5py", "hdf5"), ("parquet", "pyarrow", "parquet")])
+@pytest.mark.parametrize(
+    ("ending", "package", "extra"),
+    [("h5", "h5py", "hdf5"), ("parquet", "pyarrow", "parquet"), ("fits", "astropy", "fits")],
+)
 def test_missing_reader_names_the_extra_that_brings_it(tmp_path, monkeypatch, ending, package, extra):
     path = tmp_path / f"a.{ending}"
     path.write_bytes(b"anything")
@@ -409,7 +424,7 @@ def test_missing_reader_names_the_extra_that_brings_it(tmp_path, monkeypatch, en
         load(path=str(path), x="x")
 
 
-@pytest.mark.parametrize("ending", ["npz", "csv", "parquet", "h5"])
+@pytest.mark.parametrize("ending", ["npz", "csv", "tsv", "ecsv", "parquet", "h5"])
 @pytest.mark.parametrize("content", [b"", b"\x89nothing\x00\xff\xfe of the kind"])
 def test_empty_and_damaged_files_are_refused_in_one_line(tmp_path, ending, content):
     path = tmp_path / f"a.{ending}"
@@ -455,8 +470,50 @@ def test_csv_without_rows_is_refused(tmp_path):
 def test_missing_file_and_unknown_ending_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: nowhere/a\.npz"):
         load(path="nowhere/a.npz", x="x")
-    with pytest.raises(ValueError, match=r"unknown ending '.fits'; known are .npz, .csv, .parquet, .h5, .hdf5"):
-        load(path="a.fits", x="x")
+    with pytest.raises(ValueError, match=r"unknown ending '.root'; known are .npz, .csv, .tsv, .ecsv, .parquet, .h5, "):
+        load(path="a.root", x="x")
+
+
+def test_name_with_semicolons_does_not_tear_a_csv(tmp_path):
+    (tmp_path / "a.csv").write_text("mass; log,z\n" + "".join(f"{i},{i / 7}\n" for i in range(9)))
+    assert load(path=str(tmp_path / "a.csv"), x="z", context="mass; log").context_names == ("mass; log",)
+
+
+def test_fits_columns_may_be_arrays_and_undefined_integers_are_nan(tmp_path):
+    fits = pytest.importorskip("astropy.io.fits", reason="astropy is not installed: no FITS tables")
+    rng = np.random.default_rng(0)
+    flux, count = rng.normal(size=(50, 3)), rng.integers(0, 9, 50)
+    columns = [
+        fits.Column("flux", "3E", array=flux),
+        fits.Column("n", "J", array=np.where(np.arange(50) % 5, count, -1), null=-1),
+        fits.Column("field", "4A", array=np.array(["deep", "wide"] * 25)),
+    ]
+    image = fits.ImageHDU(np.zeros((4, 4)))
+    path = tmp_path / "a.fits"
+    fits.HDUList([fits.PrimaryHDU(), image, fits.BinTableHDU.from_columns(columns)]).writeto(path)
+    data = load(path=str(path), x="flux", context="n", group="field", missing="nan")
+    assert np.allclose(data.x.numpy(), flux, atol=1e-6)
+    assert data.context_names == ("n", "n missing")
+    assert data.context[:, 1].tolist() == [1, 0, 0, 0, 0] * 10
+    assert data.groups.tolist() == [0, 1] * 25
+
+
+def test_fits_file_without_a_table_cut_off_or_of_something_else_is_refused_in_one_line(tmp_path):
+    fits = pytest.importorskip("astropy.io.fits", reason="astropy is not installed: no FITS tables")
+    path = tmp_path / "a.fits"
+    fits.PrimaryHDU(np.zeros((4, 4))).writeto(path)
+    with pytest.raises(ValueError, match=r"a.fits: it has no table, but PrimaryHDU"):
+        load(path=str(path), x="x")
+    table = fits.BinTableHDU.from_columns([fits.Column("x", "E", array=np.arange(3000.0))])
+    table.writeto(path, overwrite=True)
+    path.write_bytes(path.read_bytes()[:8000])
+    with pytest.raises(ValueError, match=r"a.fits: .*truncated") as error:
+        load(path=str(path), x="x")
+    assert "\n" not in str(error.value)
+    path.write_bytes(b"\x89nothing of the kind")
+    with pytest.raises(ValueError, match=r"a.fits: not a readable .fits file") as error:
+        load(path=str(path), x="x")
+    assert "\n" not in str(error.value)
 
 
 # -- real data
@@ -510,8 +567,15 @@ def test_prior_says_which_columns_are_parameters(tmp_path):
 @pytest.mark.parametrize(
     ("prior", "message"),
     [
-        ({"age": "uniform(0, 1)"}, "prior must have a text for each of the parameters Omega_m; it has age"),
-        ({"Omega_m": "uniform(0.2, 0.5)"}, "prior excludes the parameters of .* of 50 simulations"),
+        (
+            {"age": "uniform(0, 1)"},
+            r"prior must have a text for each column of x \(for a posterior flow: power\), or for each column of the "
+            r"context \(for a likelihood flow: Omega_m\); it has age",
+        ),
+        (
+            {"Omega_m": "uniform(0.2, 0.5)"},
+            r"excludes the parameters of 13 of 50 simulations: 'Omega_m' \(0.1 to 0.5\) is outside uniform.* in 13$",
+        ),
         ({"Omega_m": "flat(0, 1)"}, "no continuous distribution 'flat'"),
     ],
 )
@@ -520,3 +584,115 @@ def test_prior_that_does_not_fit(tmp_path, prior, message):
     np.savez(tmp_path / "a.npz", Omega_m=theta, power=theta)
     with pytest.raises(ConfigError, match=message):
         Table(str(tmp_path / "a.npz"), x=("power",), context=("Omega_m",), prior=prior).load()
+
+
+def test_prior_that_lacks_a_parameter_names_it_and_both_sides(tmp_path):
+    rng = np.random.default_rng(0)
+    path = write(tmp_path, theta=rng.uniform(size=(50, 3)), flux=rng.normal(size=(50, 32)))
+    prior = "theta[0]: uniform(0, 1), theta[1]: uniform(0, 1)"
+    with pytest.raises(ConfigError) as error:
+        load(path=path, x="theta", context="flux", prior=prior)
+    assert str(error.value) == (
+        "prior must have a text for each column of x (for a posterior flow: theta[0] to theta[2], of which it lacks "
+        "theta[2]), or for each column of the context (for a likelihood flow: flux[0] to flux[31]); it has theta[0], "
+        "theta[1]"
+    )
+    assert load(path=path, x="theta", context="flux", prior=f"{prior}, theta[2]: uniform(0, 1)").theta == "event"
+
+
+def test_prior_that_excludes_says_which_parameters(tmp_path):
+    theta = np.stack([np.linspace(0, 1, 50), np.linspace(0, 2, 50), np.linspace(0, 3, 50)], 1)
+    path = write(tmp_path, theta=theta, y=np.arange(50.0))
+    prior = {"theta[0]": "uniform(0, 1)", "theta[1]": "uniform(0, 1)", "theta[2]": "uniform(1, 3)"}
+    message = r"of 42 of 50 simulations: 'theta\[1\]' \(0 to 2\) is .* in 25, 'theta\[2\]' \(0 to 3\) is .* in 17$"
+    with pytest.raises(ConfigError, match=message):
+        load(path=path, x="y", context="theta", prior=prior)
+
+
+# -- maps
+
+
+def angles(tmp_path):
+    rng = np.random.default_rng(0)
+    return write(tmp_path, pa=rng.uniform(0, 360, 300), m=rng.lognormal(size=300), z=rng.normal(size=(300, 2)))
+
+
+def test_columns_have_the_maps_of_a_catalogue(tmp_path):
+    maps = {"maps": "pa=logit(0 360 1e-6), z=signed_log(2)", "context_maps": "m=log10"}
+    data = load(path=angles(tmp_path), x="pa,z", context="m", **maps)
+    x_map, context_map = Splits.make(data).maps()
+    ends = x_map.to_data(torch.tensor([[-99.0, 0, 0], [99, 0, 0]]))[0][:, 0]
+    assert float(ends[0]) > -1e-3  # the range of an angle, whatever a flow draws
+    assert float(ends[1]) < 360.001
+    z = x_map.to_latent(torch.tensor([[180.0, 0, 0], [180, 2, 0], [180, 200, 0]]))[0]
+    assert float(z[2, 1] - z[0, 1]) < 10 * float(z[1, 1] - z[0, 1])  # an array has the map in each of its columns
+    assert torch.equal(z[:, 2], z[:1, 2].expand(3))
+    c = context_map.to_latent(torch.tensor([[1.0], [10.0], [100.0]]))[0][:, 0]
+    assert float(c[1] - c[0]) == pytest.approx(float(c[2] - c[1]), rel=1e-4)
+
+
+def test_map_of_a_column_is_in_its_density(tmp_path):
+    data = load(path=angles(tmp_path), x="pa", maps={"pa": "logit(0 360)"})
+    x_map = Splits.make(data).maps()[0].double()
+    x = torch.linspace(-18, 378, 4001, dtype=torch.float64)[:, None]
+    u, slope = x_map.to_latent(x)
+    density = (-0.5 * u.square() + slope).exp() / math.sqrt(2 * math.pi)  # of a standard normal in network units
+    assert float(torch.trapezoid(density[1:-1, 0], x[1:-1, 0])) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"maps": "q=log"}, "has no column 'q'"),
+        ({"maps": "m=log"}, "maps names 'm', which is not in x; x has pa"),
+        ({"context_maps": "pa=log"}, "context_maps names 'pa', which is not in context; context has m"),
+        ({"maps": "pa=logit(0 90)"}, r"maps: column 'pa': \d+ of 300 rows lie outside \[0, 90\]"),
+        ({"maps": "pa=cosine"}, "unknown map 'cosine': known are"),
+        ({"log": "pa", "maps": "pa=log10"}, "'pa' is in log and maps; name it in one of them"),
+        ({"context_log": "m", "context_maps": "m=log"}, "'m' is in context_log and context_maps"),
+        ({"maps": "pa=log", "prior": "pa: uniform(0, 360)"}, "log and maps are of x, which is the parameters here"),
+        ({"log": "pa", "prior": "pa: uniform(0, 360)"}, "log and maps are of x, which is the parameters here"),
+    ],
+)
+def test_maps_that_do_not_fit_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        load(path=angles(tmp_path), x="pa", context="m", **options)
+
+
+def test_value_that_is_not_finite_is_named_as_such_and_not_as_outside_of_a_map(tmp_path):
+    pa = np.random.default_rng(0).uniform(0, 360, 300)
+    pa[7] = np.nan
+    data = load(path=write(tmp_path, pa=pa), x="pa", maps="pa=logit(0 360)")
+    with pytest.raises(ValueError, match=r"'pa': 1 of 300 rows are not finite \(1 NaN\)"):
+        Splits.make(data)
+
+
+def test_flags_of_gaps_have_no_map_and_are_not_scaled_beside_one(tmp_path):
+    m = np.random.default_rng(0).lognormal(size=300)
+    m[::3] = -99
+    path = write(tmp_path, x=np.random.default_rng(1).normal(size=300), m=m)
+    splits = Splits.make(load(path=path, x="x", context="m", missing=-99, context_maps="m=log10"))
+    c = splits.maps()[1].to_latent(splits.train.context)[0]
+    assert set(c[:, 1].tolist()) == {0, 1}
+    assert float(c[:, 0].std()) == pytest.approx(1, abs=0.01)
+
+
+def test_atom_of_a_sentinel_names_the_option_that_cures_it(tmp_path):
+    x = np.random.default_rng(0).normal(size=300)
+    x[::3] = -99
+    path = write(tmp_path, x=x)
+    with pytest.raises(ValueError, match=r"exactly -99, an atom.* declare it \(`missing=-99`\)") as error:
+        Splits.make(load(path=path, x="x"))
+    assert "floor" not in str(error.value)  # which table does not have
+    assert len(Splits.make(load(path=path, x="x", missing=-99)).data) == 200
+
+
+def test_fill_is_exact_in_the_notes_which_travel_with_a_flow(tmp_path):
+    m = np.random.default_rng(0).normal(2459000.5, 3, 300)
+    m[::3] = -99
+    data = load(path=write(tmp_path, x=np.random.default_rng(1).normal(size=300), m=m - 2.4e6), context="m", x="x")
+    assert fills(data.notes) == {}
+    m[m > 0] -= 2.4e6
+    data = load(path=write(tmp_path, x=np.random.default_rng(1).normal(size=300), m=m), context="m", x="x", missing=-99)
+    found = data.context[data.context[:, 1] == 1, 0].unique()
+    assert fills(data.notes) == {"m": float(found)}

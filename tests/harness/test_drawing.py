@@ -207,7 +207,7 @@ def test_draws_without_a_finite_value_stay_and_are_counted_in_one_line(
     assert done.lost == gone.sum() > 0
     assert set(table["id"][gone]) == {"g3"}
     assert lines == [
-        f"{done.lost} of 600 draws have no finite value, most of galaxy 'g3' ({done.lost}): "
+        f"{done.lost} of 600 draws have no finite value, most of context 'g3' ({done.lost}): "
         "the inverse of the flow failed there, and they are NaN in the file"
     ]
     assert np.array_equal(table["x"][~gone], sound["x"][~gone])
@@ -261,7 +261,7 @@ def test_flow_without_context_needs_only_ids(tmp_path: Path) -> None:
     assert list(table) == ["galaxy", *NAMES]
     expected = made.sample(None, (64,), generator=generator(0, "sample", "b", 0))[:, 0].numpy()
     assert np.array_equal(table["x"][table["galaxy"] == "b"][:64], expected)
-    with pytest.raises(ConfigError, match="the galaxies need an id; name its column with --id"):
+    with pytest.raises(ConfigError, match="each row needs an id; name its column with --id"):
         drawn(tmp_path, "o.npz")
 
 
@@ -350,7 +350,7 @@ def test_flow_of_a_fold_has_the_test_galaxies_of_that_fold(trained: Cell, tmp_pa
     tested, bench = [], replace(trained.bench, folds=3)
     for source in open_sources("table", trained.source.options, bench):
         cell = replace(trained, source=source, bench=bench)
-        fit_one(cell, tmp_path / "flow.safetensors")
+        fit_one(cell, tmp_path / "flow.safetensors", overwrite=True)
         ids = np.unique(drawn(tmp_path, f"{cell.source.fold}.npz", galaxies=None)["id"])
         assert np.array_equal(ids, np.unique(cell.source.splits.test.groups.numpy()))
         tested += ids.tolist()
@@ -374,7 +374,7 @@ def test_training_data_that_are_gone_or_changed_are_refused_in_one_line(trained:
     path = tmp_path / "particles.csv"
     frame = pd.read_csv(path)
     frame.iloc[:-1].to_csv(path, index=False)
-    with pytest.raises(ConfigError, match=r"changed since .*flow\.safetensors was trained .* give --galaxies"):
+    with pytest.raises(ConfigError, match=r"changed since .*flow\.safetensors was trained .* give --contexts"):
         drawn(tmp_path, galaxies=None)
     path.unlink()
     with pytest.raises(ConfigError, match=r"no such file: .*particles\.csv") as caught:
@@ -387,7 +387,7 @@ def test_galaxy_of_several_contexts_is_refused(plan: Plan, tmp_path: Path) -> No
     pd.DataFrame(table).to_csv(tmp_path / "p.csv", index=False)
     options = {"path": str(tmp_path / "p.csv"), "x": "x", "context": "c", "group": "g"}
     fit_one(plan(data="table", options=options)[0], tmp_path / "flow.safetensors")
-    with pytest.raises(ConfigError, match=r"table: galaxy '\d' has events of several contexts; give --galaxies"):
+    with pytest.raises(ConfigError, match=r"table: group '\d' has events of several contexts; give --contexts"):
         drawn(tmp_path, galaxies=None)
 
 
@@ -472,16 +472,16 @@ def test_directory_without_flows_is_refused(tmp_path: Path, galaxies: pd.DataFra
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mass": [9.5, np.nan, 10]}, r"galaxy 'ngc 2' has mass = nan; 1 of 3 galaxies"),
-        ({"mass": [9.5, 1e40, 10]}, r"galaxy 'ngc 2' has mass = 1e\+40; 1 of 3 galaxies"),
+        ({"mass": [9.5, np.nan, 10]}, r"context 'ngc 2' has mass = nan; 1 of 3 contexts"),
+        ({"mass": [9.5, 1e40, 10]}, r"context 'ngc 2' has mass = 1e\+40; 1 of 3 contexts"),
         ({"mass": ["heavy", "light", "light"]}, r"column 'mass' holds object, for example 'heavy'"),
         ({"mass": None}, r"galaxies\.csv lacks the column mass \(the context of flow\.safeten.* columns are note"),
         ({"mass": None, "age": None}, r"lacks the columns mass, age"),
         ({"id": ["a", "b", "a"]}, r"column 'id': id 'a' is there 2 times, in rows 0 and 2"),
         ({"id": ["a", None, "b"]}, r"column 'id': 1 of 3 rows have no id, the first is row 1"),
-        ({"n": [1, -1, 2]}, r"column 'n': galaxy 'ngc 2' has -1, where a whole number"),
-        ({"n": [1, 1.5, 2]}, r"galaxy 'ngc 2' has 1\.5"),
-        ({"n": [0, 0, 0]}, r"no galaxy of .*galaxies\.csv shall have an event"),
+        ({"n": [1, -1, 2]}, r"column 'n': context 'ngc 2' has -1, where a whole number"),
+        ({"n": [1, 1.5, 2]}, r"context 'ngc 2' has 1\.5"),
+        ({"n": [0, 0, 0]}, r"no context of .*galaxies\.csv shall have an event"),
         ({"n": None}, r"lacks the column n \(--count\)"),
     ],
 )  # fmt: skip
@@ -502,10 +502,10 @@ def test_bad_table_is_refused_by_the_name_of_the_galaxy(
     [
         ({"n": 3, "count": "n"}, "both say how many"),
         ({"galaxies": None, "count": "n"}, "which is not given"),
-        ({"count": None, "n": None}, "how many particles"),
+        ({"count": None, "n": None}, "how many events"),
         ({"n": 0}, "--n must be at least 1; got 0"),
         ({"n": 1, "chunk": 0}, "--chunk must be at least 1"),
-        ({"galaxies": None}, "does not say what it was trained on; give --galaxies"),
+        ({"galaxies": None}, "does not say what it was trained on; give --contexts"),
         ({"galaxies": None, "part": "tset"}, "--part must be one of test, validation, train, all; got 'tset'"),
         ({"n": 1, "id_column": "name"}, r"lacks the column name \(--id\)"),
         ({"n": 1, "id_column": "age"}, "the flow has a column 'age', which is no id"),
@@ -528,10 +528,8 @@ def test_far_contexts_are_drawn_with_a_warning(tmp_path: Path, flow: Conditional
         tmp_path / "flow.safetensors", tmp_path / "o.npz", galaxies=tmp_path / "galaxies.csv", n=1, warn=lines.append
     )
     assert len(lines) == 1
-    assert lines[0].startswith(
-        "1 of 3 galaxies have contexts more than 5 training spreads from the mean of the training"
-    )
-    assert "galaxy 'g3' 20: extrapolated" in lines[0]
+    assert lines[0].startswith("1 of 3 contexts are more than 5 training spreads from the mean of the training")
+    assert "training's, 'g3' 20: extrapolated" in lines[0]
 
 
 def test_context_without_a_logarithm_is_refused(tmp_path: Path, galaxies: pd.DataFrame) -> None:
@@ -543,7 +541,7 @@ def test_context_without_a_logarithm_is_refused(tmp_path: Path, galaxies: pd.Dat
     checkpoint.save(made, tmp_path / "flow.safetensors", columns=COLUMNS)
     galaxies.assign(mass=[9.5, -1, 20]).to_csv(tmp_path / "galaxies.csv", index=False)
     with pytest.raises(
-        ConfigError, match=r"1 of 3 galaxies, the first 'ngc 2', have a context that the flow cannot take"
+        ConfigError, match=r"1 of 3 contexts, the first 'ngc 2', are such that the flow cannot take them"
     ):
         drawn(tmp_path)
 

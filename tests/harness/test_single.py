@@ -2,6 +2,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,3 +127,50 @@ def test_damaged_flow_is_refused(plan: Plan, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="altered or damaged"):
         evaluate_one(path)
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        ({"models": ("gaussian",)}, r"model.name was maf, now gaussian"),
+        ({"options": {"num_events": 200}}, r"data.num_events was 300, now 200"),
+        ({"seeds": (1,)}, r"seed was 0, now 1"),
+        ({"split_seed": 1}, r"split hash was \w+, now \w+"),
+    ],
+)
+def test_flow_of_something_else_is_not_replaced_unless_told(
+    plan: Plan, tmp_path: Path, fits: list[str], other: dict[str, Any], difference: str
+) -> None:
+    path = tmp_path / "flow.safetensors"
+    fit_one(plan()[0], path)
+    before = path.read_bytes()
+    with pytest.raises(
+        ConfigError, match=rf"is a finished flow of something else \({difference}\); give .*--overwrite"
+    ):
+        fit_one(plan(**other)[0], path)
+    assert path.read_bytes() == before
+    assert len(fits) == 1
+    fit_one(plan(**other)[0], path, overwrite=True)
+    assert path.read_bytes() != before
+
+
+def test_same_command_trains_the_same_flow_again(plan: Plan, tmp_path: Path, fits: list[str]) -> None:
+    path = tmp_path / "flow.safetensors"
+    fit_one(plan()[0], path)
+    first = checkpoint.load_tensors(path)[0]
+    fit_one(plan()[0], path)
+    assert len(fits) == 2
+    assert all(torch.equal(first[name], tensor) for name, tensor in checkpoint.load_tensors(path)[0].items())
+
+
+def test_other_files_are_not_replaced_unless_told(plan: Plan, tmp_path: Path) -> None:
+    table, state, bare = (tmp_path / name for name in ("gal.csv", "a.state.safetensors", "bare.safetensors"))
+    table.write_text("x,y\n1,2\n")
+    checkpoint.save_tensors(state, {}, {"format": 1})
+    flowzoo.save(plan()[0].build(), bare)
+    for path in (table, state, bare):
+        with pytest.raises(ConfigError, match=r"exists, and is no flow that fit or bench wrote; give .*--overwrite"):
+            fit_one(plan()[0], path)
+    assert table.read_text() == "x,y\n1,2\n"
+    fit_one(plan()[0], table, overwrite=True)
+    assert checkpoint.read_meta(table)["flow"]["model"] == "maf"
