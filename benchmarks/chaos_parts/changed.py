@@ -37,7 +37,7 @@ CHANGES: dict[str, list[str]] = {
 }
 HASHES = r"hash ([0-9a-f]{16}), (?:now|this command) ([0-9a-f]{16})\b"
 # What a command writes anew in any case, or what says who is at it.
-ANEW = ("README.md", "table.", ".lock", "leases", "study.db.leases")
+ANEW = ("README.md", "report.html", "table.", "figures/", ".lock", "leases", "study.db.leases")
 
 
 def run(short: bool, seed: int) -> list[Row]:

@@ -153,6 +153,7 @@ def _full_fit(root: Path, data: Path, times: int, seed: int) -> Row:
             *own,
             "--out",
             str(folder / "flow.safetensors"),
+            "--overwrite",  # of another seed
         ]
 
     wanted = root / "fit"
