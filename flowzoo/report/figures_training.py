@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HISTORY = "training.history"  # (V, 3): step, NLL of training since the last one, NLL of validation
-_HIGH = 0.9  # of the first validations: they are left out above what the others need
+_START = 0.1  # of the validations: the axis need not reach what was before these, nor what a flow unlearns later
 
 
 def training(dataset: str, cells: Sequence[Cell], styles: Mapping[str, Style]) -> Figure:
@@ -42,7 +42,7 @@ def training(dataset: str, cells: Sequence[Cell], styles: Mapping[str, Style]) -
         axes.plot(step[best], validation[best], "o", color=style.colour, markersize=4)
         labelled.add(model)
         lows.append(float(validation.min()))
-        highs.append(_late(validation))
+        highs.append(_descent(validation))
     low, high = min(lows), max(highs)
     margin = 0.06 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)
@@ -55,7 +55,8 @@ def training(dataset: str, cells: Sequence[Cell], styles: Mapping[str, Style]) -
     return figure
 
 
-def _late(validation: Tensor) -> float:
-    """The highest validation but for the first tenth of them, when a flow has learnt nothing yet."""
-    first = round((1 - _HIGH) * len(validation))
-    return float(validation[max(1, first) :].max()) if len(validation) > 1 else float(validation.max())
+def _descent(validation: Tensor) -> float:
+    """The highest validation from the first tenth, before which nothing has been learnt, to the best."""
+    best = int(validation.argmin())
+    first = min(round(_START * len(validation)), best)
+    return float(validation[first : best + 1].max())
