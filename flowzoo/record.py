@@ -22,6 +22,7 @@ from torch import Tensor
 from flowzoo.storage import inside, plain_name, write_atomic
 
 SCHEMA = 2
+BASELINE = "gaussian"  # the model that a flow has to beat
 TUNED = "-tuned"  # after the name of a model: its best config of a study
 _SUM, _SCORES = "sha256", "scores_sha256"
 

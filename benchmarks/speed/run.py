@@ -11,9 +11,10 @@ trained by flowzoo's ``Stepper`` (AdamW, clip, and an average of the weights, wh
 an eager loop with a ``DataLoader``, and by the same on resident tensors. Batches that would take more than ``--most``
 seconds a call, or more memory than ``--gib``, are left out with the reason; a call that takes longer is timed once.
 
-Parts: ``compare`` the table of D and batch; ``galacticforge`` a step of that configuration; ``together`` five seeds
-at once over one; ``kernels`` what operation a step spends its time in. Each line of the file is a JSON: first the
-machine, then ``what`` was timed, ``seconds``, and ``ratio`` to ours (of ``together``, to one seed).
+Parts: ``compare`` the table of D and batch; ``galacticforge`` a step of that configuration, on a CPU compiled too;
+``together`` five seeds at once over one; ``kernels`` what operation a step spends its time in. Each line of the file
+is a JSON: first the machine, then ``what`` was timed, ``seconds``, and ``ratio`` to ours (of ``together``, to one
+seed).
 """
 
 from __future__ import annotations

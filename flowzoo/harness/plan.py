@@ -18,13 +18,12 @@ from flowzoo.harness.code import code_digest
 from flowzoo.harness.source import Source
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig
-from flowzoo.record import TUNED, one_line, stem
+from flowzoo.record import BASELINE, TUNED, one_line, stem
 from flowzoo.registry import METRICS, MODELS, MissingDependency
 from flowzoo.seeding import generator
 from flowzoo.storage import plain_name
 from flowzoo.train import FitConfig
 
-BASELINE = "gaussian"
 BASELINE_DIMS = 8192  # above these the covariance of the baseline, which nobody asked for, takes gigabytes
 
 

@@ -27,6 +27,7 @@ from flowzoo.harness.plan import Cell
 from flowzoo.lease import Lease, LeaseLost
 from flowzoo.metrics import NotComputed
 from flowzoo.record import Record
+from flowzoo.report.figures_training import HISTORY
 from flowzoo.storage import DISK, write_atomic
 
 LEASES = "leases"  # of cells that somebody is at: the folder in a run directory
@@ -81,7 +82,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None, lease: Lease
             done = write(Record(**common, status="failed", reason=reason, metrics=metrics))
         else:
             found = evaluate_flow(flow, cell.source, cell.seed, cell.bench)
-            found.scores["training.history"] = _history(result)
+            found.scores[HISTORY] = _history(result)
             peak = memory.read()  # of this training, before a second one
             if cell.bench.context_gain:
                 try:

@@ -11,7 +11,7 @@ takes time, and a block is solved as a whole instead, over and over until no bit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -77,6 +77,11 @@ class Schedule:
         """S: features that do not wait for one another are solved in one."""
         return len(self.due) - 1
 
+    def to(self, device: torch.device) -> Schedule:
+        """With its tensors there, so that an inverse need not fetch them, which a CUDA graph could not."""
+        units = [each.to(device) for each in self.units]
+        return replace(self, features=self.features.to(device), units=units, back=self.back.to(device))
+
 
 def schedule(stages: Sequence[Stage], order: Tensor) -> Schedule:
     """Find out from the masks when each unit is known.
@@ -132,7 +137,7 @@ def invert(
 
     Args:
         stages: the network.
-        plan: its schedule.
+        plan: its schedule, on the device of ``y``.
         solve: the univariate inverse.
         y: ``(N, D)``.
         context: ``(N, C)`` that the first stage sees behind the event, or None.
@@ -152,7 +157,7 @@ def _invert(
     stages: Sequence[Stage], plan: Schedule, solve: Solve, y: Tensor, context: Tensor | None, at_once: bool
 ) -> tuple[Tensor, Tensor]:
     rows, size = y.shape
-    units = [plan.features.to(y.device), *(each.to(y.device) for each in plan.units)]
+    units = [plan.features, *plan.units]
     # Features and units are rows, so that those of a step lie together.
     states = [y.new_zeros(size, rows)]
 

@@ -23,7 +23,7 @@ from zuko.nn import MaskedLinear, MaskedMLP, Residual
 from zuko.transforms import ComposedTransform, CouplingTransform, MonotonicAffineTransform, MonotonicTransform
 from zuko.utils import unpack
 
-from flowzoo.layers.autoregressive import Schedule, Stage, invert, schedule
+from flowzoo.layers.autoregressive import Stage, invert, schedule
 from flowzoo.layers.implicit import attach
 from flowzoo.layers.monotone import inverse
 from flowzoo.layers.rounds import until
@@ -56,7 +56,7 @@ def _undo_autoregressive(lazy: MaskedAutoregressiveTransform, c: Tensor | None, 
         lazy.schedules = {}
     plan = lazy.schedules.get(y.device)
     if plan is None:
-        plan = lazy.schedules[y.device] = _placed(schedule(stages, lazy.order), y.device)
+        plan = lazy.schedules[y.device] = schedule(stages, lazy.order).to(y.device)
     affine = lazy.univariate is MonotonicAffineTransform
 
     def solve(phi: Tensor, y: Tensor, due: Tensor, x: Tensor) -> None:
@@ -78,12 +78,6 @@ def _undo_autoregressive(lazy: MaskedAutoregressiveTransform, c: Tensor | None, 
 
     x = attach(forward, x, y, plan.steps)
     return x, -forward(x)[1].sum(-1)
-
-
-def _placed(plan: Schedule, device: torch.device) -> Schedule:
-    """With its tensors on the device, as a CUDA graph cannot fetch them."""
-    units = [each.to(device) for each in plan.units]
-    return replace(plan, features=plan.features.to(device), units=units, back=plan.back.to(device))
 
 
 def _undo_affine(phi: Tensor, y: Tensor, due: Tensor, x: Tensor) -> None:

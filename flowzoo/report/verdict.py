@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flowzoo.metrics import Column
+from flowzoo.record import BASELINE
 from flowzoo.report.columns import Row, by_dataset, has, rounded, significant
 from flowzoo.report.figures_training import HISTORY
 from flowzoo.report.table import Cell, Table
 from flowzoo.report.words import BAD, DOUBTFUL, GOOD, word
 
-BASELINE = "gaussian"
 # What the posteriors are, by the word for the p-value of all calibration tests together.
 _POSTERIORS = {
     GOOD: "pass the calibration tests",
