@@ -35,7 +35,10 @@ STILL = 40  # heartbeats without a validation, after which a trial whose worker 
 def counts(trial: FrozenTrial) -> bool:
     """Whether a trial ended on its own merits, and so uses the budget; one that was lost with its worker does not."""
     if trial.state.name == "FAIL":
-        return trial.user_attrs.get("reason", BEYOND) != BEYOND
+        # The storage fails a trial too, when it loses sight of its worker. That one may have been about to tell an end
+        # of another kind, and have written its reason down: the seal is of the end that was meant.
+        meant = trial.user_attrs.get(SEAL) == seal(trial, "FAIL", None)
+        return meant and trial.user_attrs.get("reason", BEYOND) != BEYOND
     return trial.state.is_finished()
 
 
@@ -117,7 +120,7 @@ class Worker:
         try:
             for key, value in outcome.attributes.items():
                 trial.set_user_attr(key, value)
-            if outcome.reason:
+            if outcome.reason or "reason" in trial.user_attrs:  # of an attempt before this one, whose end was not told
                 trial.set_user_attr("reason", outcome.reason)
             kind = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[outcome.state]
             now = self.storage.get_trial(trial._trial_id)
@@ -203,7 +206,7 @@ class Worker:
                 with lease:
                     self.tell(trial, Outcome("failed", None, reason, {}))
                 return self._take_over()
-            return trial, lease
+            return self._within_budget(trial, lease)
         return None
 
     def _again(self) -> tuple[Trial, Lease] | None:
@@ -231,7 +234,7 @@ class Worker:
             try:
                 if self.storage.set_trial_state_values(frozen._trial_id, self.State.RUNNING):
                     self.storage.set_trial_user_attr(frozen._trial_id, "home", self.opened.home)
-                    return optuna.trial.Trial(self.study, frozen._trial_id), lease
+                    return self._within_budget(optuna.trial.Trial(self.study, frozen._trial_id), lease)
             except UpdateFinishedTrialError:  # another was faster
                 pass
             lease.release()
@@ -250,12 +253,19 @@ class Worker:
         lease = self._lease(frozen.number)
         if lease is None:  # another one thought that we were dead
             return None
-        trial = optuna.trial.Trial(self.study, trial_id)
-        if self._is_used([t for t in self._all() if t.state != self.State.RUNNING or t.number < frozen.number]):
-            with lease:
-                self.tell(trial, Outcome("failed", None, BEYOND, {}))
-            return None
-        return trial, lease
+        return self._within_budget(optuna.trial.Trial(self.study, trial_id), lease)
+
+    def _within_budget(self, trial: Trial, lease: Lease) -> tuple[Trial, Lease] | None:
+        """The same; or None if others use the budget up, which the study is then told.
+
+        Two workers may begin a last trial at once, and one of them may die before it finds out.
+        """
+        number = self.origin(self.storage.get_trial(trial._trial_id))
+        if not self._is_used([t for t in self._all() if t.state.is_finished() or self.origin(t) < number]):
+            return trial, lease
+        with lease:
+            self.tell(trial, Outcome("failed", None, BEYOND, {}))
+        return None
 
     def _is_used(self, trials: Collection[FrozenTrial]) -> bool:
         """Whether these trials, finished or not, use the budget up."""

@@ -25,6 +25,7 @@ from flowzoo.harness.run import LEASES
 from flowzoo.harness.settings import Settings
 from flowzoo.registry import MissingDependency
 
+psutil = pytest.importorskip("psutil", reason="distributed brings it")
 distributed = pytest.importorskip("distributed", reason="the executor dask needs flowzoo[cluster]")
 on_dask = pytest.importorskip("flowzoo.harness.executors.on_dask")
 
@@ -121,7 +122,7 @@ class Log(threading.Thread):
 @pytest.mark.slow
 def test_cells_of_workers_that_die_go_on_elsewhere_and_are_written_once(dask) -> None:
     address, [_, *workers] = dask
-    given = settings(steps=1000, checkpoint_every=100)
+    given = settings(steps=2000, checkpoint_every=400, evaluate_every=400)
     execute(plan_of(given), "whole")
     logs = [Log(f"two_moons.maf.{seed}") for seed in (0, 1)]
     ended: list[int] = []
@@ -129,6 +130,10 @@ def test_cells_of_workers_that_die_go_on_elsewhere_and_are_written_once(dask) ->
     def disturb() -> None:
         for log, how in zip(logs, (signal.SIGKILL, signal.SIGTERM), strict=True):
             until(lambda log=log: log.owners and log.steps)
+            # Well past that checkpoint, by the worker's own clock: while it is still at it, SIGTERM asks for no other.
+            worker = psutil.Process(log.owners[0])
+            reached = worker.cpu_times().user
+            until(lambda worker=worker, reached=reached: worker.cpu_times().user > reached + 0.1)
             os.kill(log.owners[0], how)
             ended.append(log.owners[0])
 
@@ -148,7 +153,7 @@ def test_cells_of_workers_that_die_go_on_elsewhere_and_are_written_once(dask) ->
         got, want = (Path(folder, "cells", f"{log.cell}.safetensors").read_bytes() for folder in ("run", "whole"))
         assert got == want
     assert {process.pid for process in workers if process.poll() is not None} == set(ended)
-    assert any(step % 100 for step in logs[1].steps), "SIGTERM asked for a checkpoint"
+    assert any(step % 400 for step in logs[1].steps), "SIGTERM asked for a checkpoint"
     assert not (Path("run") / LEASES).exists()
 
 

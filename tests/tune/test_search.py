@@ -517,6 +517,40 @@ def test_trial_that_was_asked_for_beyond_the_budget_does_not_count(
     assert [t[1] for t in problem.trials()] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "WAITING"])
+def test_trial_beyond_the_budget_that_a_dead_worker_left_does_not_count(problem: Any, state: str) -> None:
+    problem(trials=2)
+    home = problem.study().trials[0].user_attrs["home"]
+    problem.study().add_trial(
+        optuna.create_trial(state=optuna.trial.TrialState[state], user_attrs={"home": home}, system_attrs={})
+    )
+    tuned = problem(trials=2)
+    assert [(t[1], t[5]) for t in problem.trials()] == [("COMPLETE", None)] * 2 + [("FAIL", worker.BEYOND)]
+    assert tuned.counts == {"complete": 2, "pruned": 0, "failed": 0, "lost": 0}
+
+
+def test_trial_lost_right_before_its_end_was_told_counts_once(
+    problem: Any, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruned = next(t for t in undisturbed[1] if t[1] == "PRUNED")
+    with monkeypatch.context() as patch:
+        patch_to_kill(patch, RDB, "set_trial_state_values", pruned[0] + 1)
+        with pytest.raises(Killed):
+            problem(trials=TRIALS, pruner="halving")
+    study = problem.study()
+    assert problem.trials()[-1][1::4] == ("RUNNING", pruned[5]), "the reason is there, the end was not told"
+    study.tell(pruned[0], state=optuna.trial.TrialState.FAIL)  # as a storage does that lost sight of it
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        again = optuna.storages.RetryHeartbeatStaleTrialCallback()
+    again(study, study.trials[pruned[0]])
+    tuned = problem(trials=TRIALS, pruner="halving")
+    assert tuned.counts["lost"] == 1
+    assert sum(tuned.counts.values()) == TRIALS + 1
+    assert tuned.reasons == {}
+    found = problem.trials()[pruned[0] + 1]
+    assert (found[2], found[4]) == (pruned[2], pruned[4]), "the same parameters, and the same validations"
+
+
 def test_study_can_have_a_prefix_and_no_path(problem: Any) -> None:
     assert problem(trials=1, study="mine").study == "mine.two_moons.maf"
     for name in ("../x", "/x", "a..b", "a/b", "", "a\0b", "a b", ".hidden"):
