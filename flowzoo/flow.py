@@ -19,6 +19,7 @@ from torch import Size, Tensor, nn
 
 from flowzoo.arguments import as_shape, batch_of, common_batch, in_floats
 from flowzoo.bijectors import Bijector, Identity
+from flowzoo.nets import Shared
 
 MAX_ROWS = 2**14  # per chunk: a network's activations are wider than a small event
 
@@ -66,6 +67,8 @@ class ConditionalFlow(nn.Module):
     init_events: ClassVar[int | None] = 4096
     #: network passes that must follow one another to draw an event
     sequential_passes: int = 1
+    #: whether the model takes ``Shared`` contexts too, where there are at least twice as many events as contexts
+    shares_contexts: ClassVar[bool] = False
     #: numbers per chunk when no gradient is wanted: bounds the memory of sampling and scoring
     chunk_elements: int = 2**19
 
@@ -133,13 +136,13 @@ class ConditionalFlow(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """The log-density; the training path, so that hooks, DDP and ``torch.compile`` see it. See ``log_prob``."""
-        x, context, batch = self._match(x, context, "x", self.event_shape, index)
+        x, c, index, batch = self._match(x, context, "x", self.event_shape, index)
 
-        def score(x: Tensor, context: Tensor) -> tuple[Tensor]:
-            z, log_det, c = self._encode(x, context, scored=True)
+        def score(x: Tensor, c: Any) -> tuple[Tensor]:
+            z, log_det = self._encode(x, c, scored=True)
             return (self._base(c).log_prob(z) + log_det,)
 
-        return self._chunked(score, x, context)[0].reshape(batch)
+        return self._each(score, x, c, index)[0].reshape(batch)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """log q(x | context) in nats per event, in data units.
@@ -148,7 +151,7 @@ class ConditionalFlow(nn.Module):
             x: ``(*B, *event)``; batch shapes broadcast against the context's.
             context: ``(*B, *context)``, or None for an unconditional flow.
             index: ``(*B,)``, where events share contexts: then ``context`` is ``(G, *context)``, event i has row
-                ``index[i]`` of it, and an embedding network sees each row once.
+                ``index[i]`` of it, and networks of the context alone see each row once.
 
         Returns:
             ``(*B,)``; minus infinity where ``x_map`` takes no such value (a logarithm of 0). A non-finite event gives a
@@ -161,14 +164,14 @@ class ConditionalFlow(nn.Module):
 
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent, with the log|det| of that map, x_map included; shapes as in ``log_prob``."""
-        x, context, batch = self._match(x, context, "x", self.event_shape)
-        z, log_det = self._chunked(lambda x, c: self._encode(x, c)[:2], x, context)
+        x, c, index, batch = self._match(x, context, "x", self.event_shape)
+        z, log_det = self._each(self._encode, x, c, index)
         return z.reshape(batch + self.event_shape), log_det.reshape(batch)
 
     def to_data(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent to data, with the log|det| of that map, x_map included; the inverse of ``to_latent``."""
-        z, context, batch = self._match(z, context, "z", self.event_shape)
-        x, log_det = self._chunked(lambda z, c: self._decode(z, self._given(c)), z, context)
+        z, c, index, batch = self._match(z, context, "z", self.event_shape)
+        x, log_det = self._each(self._decode, z, c, index)
         return x.reshape(batch + self.event_shape), log_det.reshape(batch)
 
     @torch.no_grad()
@@ -223,36 +226,31 @@ class ConditionalFlow(nn.Module):
             context: ``(N, *context)``.
             index: as in ``log_prob``.
         """
-        x, context, _ = self._match(x, context, "x", self.event_shape, index)
-        self._initialize(self.x_map.to_latent(x)[0], self._given(context))
+        x, c, index, _ = self._match(x, context, "x", self.event_shape, index)
+        self._initialize(self.x_map.to_latent(x)[0], c if index is None else c[index])
 
     # -- built once -----------------------------------------------------------------------------------------------
 
     def _given(self, context: Tensor) -> Tensor:
-        """What the model is given of the contexts that ``_match`` returns."""
-        return self.context_map.to_latent(context)[0] if self.context_net is None else context
-
-    def _features(self, context: Tensor) -> Tensor:
-        """Contexts ``(*B, *context)`` through the fixed map and the embedding network: ``(*B, F)``."""
-        batch = context.shape[: context.ndim - len(self.context_shape)]
+        """Contexts ``(G, *context)`` through the fixed map and the embedding network."""
+        if self.context_net is None:
+            return self.context_map.to_latent(context)[0]
 
         def embed(part: Tensor) -> tuple[Tensor]:
             return (self.context_net(self.context_map.to_latent(part)[0]),)  # type: ignore[misc]
 
-        features = self._chunked(embed, context.reshape(prod(batch), *self.context_shape))[0]
-        return features.reshape(batch + features.shape[1:])
+        return self._chunked(embed, context)[0]
 
-    def _encode(self, x: Tensor, context: Tensor, *, scored: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        c = self._given(context)
+    def _encode(self, x: Tensor, c: Any, *, scored: bool = False) -> tuple[Tensor, Tensor]:
         u, log_slope = self.x_map.to_latent(x)
         if scored and self.x_map.partial:
             # The density is 0 where the map has no value. The model is asked of a place where it has one.
             outside = ~(torch.isfinite(u) | torch.isnan(x))
             u, log_slope = u.masked_fill(outside, 0.0), log_slope.masked_fill(outside, -math.inf)
         z, log_det = self._to_latent(u, c)
-        return z, log_det + log_slope.flatten(1).sum(1), c
+        return z, log_det + log_slope.flatten(1).sum(1)
 
-    def _decode(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, z: Tensor, c: Any) -> tuple[Tensor, Tensor]:
         u, log_det = self._to_data(z, c)
         x, log_slope = self.x_map.to_data(u)
         return x, log_det + log_slope.flatten(1).sum(1)
@@ -270,16 +268,15 @@ class ConditionalFlow(nn.Module):
         batch = as_shape(shape) + batch_of(context, "context", self.context_shape)
         source = generator.device if generator is not None else like.device
         noise = torch.randn(*batch, *self.event_shape, generator=generator, device=source, dtype=like.dtype)
-        noise, context, batch = self._match(noise.to(like.device), context, "noise", self.event_shape)
+        noise, c, index, batch = self._match(noise.to(like.device), context, "noise", self.event_shape)
 
-        def draw(noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-            c = self._given(context)
+        def draw(noise: Tensor, c: Any) -> tuple[Tensor, Tensor]:
             base = self._base(c)
             z = base.from_noise(noise * temperature)
             x, log_det = self._decode(z, c)
             return x, base.log_prob(z) - log_det
 
-        x, log_prob = self._chunked(draw, noise, context)
+        x, log_prob = self._each(draw, noise, c, index)
         if x.device.type != "meta":
             lost = int((~torch.isfinite(x)).flatten(1).any(1).sum())
             if lost:
@@ -291,11 +288,11 @@ class ConditionalFlow(nn.Module):
 
     def _match(
         self, x: Tensor, context: Tensor | None, name: str, event_shape: Size, index: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Size]:
-        """Check, broadcast and flatten: ``(N, *event)``, ``(N, *context)`` and the batch shape.
+    ) -> tuple[Tensor, Tensor, Tensor | None, Size]:
+        """Check and flatten: ``(N, *event)``, what the model is given of contexts, their index, and the batch shape.
 
-        With an embedding network the second is its features ``(N, F)``: a context goes through it before it is
-        broadcast, so that a million draws for one image cost one pass of the network, and no million images.
+        The index is None where each event has a context of its own. Elsewhere contexts are not repeated: a million
+        draws for one image cost one pass of an embedding network, and no million images.
         """
         batch = batch_of(x, name, event_shape)
         in_floats(x, name)
@@ -304,17 +301,29 @@ class ConditionalFlow(nn.Module):
         context_batch = batch_of(context, "context", self.context_shape)
         assert context is not None
         dtype = next(self._tensors(), x).dtype
-        x, context = x.to(dtype), context.to(dtype)
-        if self.context_net is not None:
-            context = self._features(context)
-        given = context.shape[len(context_batch) :]
-        if index is not None:
-            context, context_batch = context[index], index.shape
-        if batch != context_batch:
-            batch = common_batch(name, batch, context_batch)
-            x, context = x.expand(batch + event_shape), context.expand(batch + given)
+        rows = context.to(dtype).reshape(prod(context_batch), *self.context_shape)
+        shape = context_batch if index is None else index.shape
+        if batch != shape:
+            if index is None:
+                index = torch.arange(len(rows), device=x.device).reshape(shape)
+            batch = common_batch(name, batch, shape)
+            x, index = x.expand(batch + event_shape), index.expand(batch)
         count = prod(batch)
-        return x.reshape(count, *event_shape), context.reshape(count, *given), batch
+        x = x.to(dtype).reshape(count, *event_shape)
+        if count == 0:
+            rows, index = rows.new_zeros(0, *self.context_shape), None
+        return x, self._given(rows), index if index is None else index.reshape(count), batch
+
+    def _each(self, function: Callable[..., tuple[Tensor, ...]], x: Tensor, c: Tensor, index: Tensor | None) -> Any:
+        """The function of events and what the model is given for each, in chunks."""
+        if index is None:
+            return self._chunked(function, x, c)
+
+        def shared(x: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+            pays = self.shares_contexts and 2 * len(c) <= len(index)
+            return function(x, Shared(c, index) if pays else c[index])
+
+        return self._chunked(shared, x, index)
 
     def _chunked(self, function: Callable[..., tuple[Tensor, ...]], *flat: Tensor) -> tuple[Tensor, ...]:
         if len(flat[0]) == 0:  # not every backend takes an empty batch: the shapes of one event, and none of it

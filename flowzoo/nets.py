@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,11 +27,30 @@ class Context(NamedTuple):
     image: Tensor | None = None
 
 
-Given = Tensor | Context
+@dataclass(frozen=True)
+class Shared:
+    """Contexts that events share, so that a network of the context alone sees each of them once.
+
+    Args:
+        rows: ``(G, *context)``.
+        index: ``(N,)``: event i has row ``index[i]``.
+    """
+
+    rows: Tensor
+    index: Tensor
+
+    def each(self) -> Tensor:
+        """The context of each event, ``(N, *context)``."""
+        return self.rows[self.index]
+
+
+Given = Tensor | Context | Shared
 
 
 def vector_of(c: Given) -> Tensor:
-    """The vector part of a context."""
+    """The vector part of a context, of each event."""
+    if isinstance(c, Shared):
+        return c.each()
     return c.vector if isinstance(c, Context) else c
 
 

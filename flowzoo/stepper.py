@@ -65,11 +65,7 @@ class Stepper:
         self.count = 0
         self.epoch_start = self.order.get_state()
         self.permutation: Tensor | None = None
-        # A network of the context sees each context once a step, not once for every event that has it.
-        moved = split.theta_is_event and bool(split.symmetries)  # then each event has a context of its own each time
-        self.shared = _SharedContexts(split) if flow.context_net is not None and not moved else None
-        if self.shared is not None and len(self.shared.contexts) > self.batch_size:
-            self.shared = None
+        self.shared = self._shared_contexts()
         self.rows_of_group = _RowsOfGroup(split.groups) if split.balanced else None
         self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -187,9 +183,23 @@ class Stepper:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
+    def _shared_contexts(self) -> _SharedContexts | None:
+        """Where networks of the context shall see each context once a step, not once for every event that has it."""
+        if self.split.theta_is_event and self.split.symmetries:  # each event has a context of its own each time
+            return None
+        if self.flow.context_net is None and not (self.flow.shares_contexts and self._leaves_contexts):
+            return None
+        shared = _SharedContexts(self.split)
+        return shared if len(shared.contexts) <= self.batch_size else None
+
+    @property
+    def _leaves_contexts(self) -> bool:
+        """Whether contexts are what the data say; noise on them is each event's own."""
+        return not (self.context_noise or self.context_dropout) or not prod(self.flow.context_shape)
+
     def _blurred(self, context: Tensor) -> Tensor:
         """Contexts with noise, and some without what they say: 0 in network units, the mean where they are scaled."""
-        if not (self.context_noise or self.context_dropout) or not prod(self.flow.context_shape):
+        if self._leaves_contexts:
             return context
         with torch.no_grad():
             c = self.flow.context_map.to_latent(context)[0]

@@ -15,6 +15,7 @@ from machine import Lines
 from peers import Peer, eager_step, gaussian, loaded, ours, resident, zukos
 from timing import Watch
 
+from flowzoo import Splits
 from flowzoo import config as configs
 from flowzoo.engine import EngineError
 from flowzoo.train import FitConfig
@@ -22,12 +23,15 @@ from flowzoo.train import FitConfig
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "galacticforge.yaml"
 DIM, CONTEXT = 10, 20
 COMPILED = ", compiled"  # after our name: the same step by the engine ``compile``
+GALAXIES = 31  # in `configs/gas.yaml`, with thousands of particles each
+SHARED = f", {GALAXIES} contexts"  # after our name: the same step where events share so many
 
 
 def run(watch: Watch, lines: Lines, *, engine: str = "eager", toy: bool = False) -> None:
     """Time it, with as many transforms as there are steps, and with zuko's default of three wide ones.
 
-    On a CPU our step is timed compiled too, which takes two minutes to compile.
+    Each event has a context of its own, and once more few have all. On a CPU our step is timed compiled too, which
+    takes two minutes to compile.
     """
     given = yaml.safe_load(CONFIG.read_text())
     options: dict[str, Any] = given["models"]["galacticflow"]
@@ -41,8 +45,12 @@ def run(watch: Watch, lines: Lines, *, engine: str = "eager", toy: bool = False)
     count = sum(p.numel() for p in flow.parameters())
     u = flow.x_map.to_latent(splits.train.x)[0]
     c = flow.context_map.to_latent(splits.train.context)[0]
-    calls: dict[str, Callable[[], object]] = {US: Stepped(flow, splits, fit)}
-    sizes, depths = {US: count, US + COMPILED: count}, (2,) if toy else (options["num_steps"], 3)
+    few = ours("galacticflow", splits, options)
+    calls: dict[str, Callable[[], object]] = {
+        US: Stepped(flow, splits, fit),
+        US + SHARED: Stepped(few, _sharing(splits), fit),
+    }
+    sizes, depths = {US: count, US + SHARED: count, US + COMPILED: count}, (2,) if toy else (options["num_steps"], 3)
     if watch.device.type == "cpu" and engine in ("auto", "eager") and not toy:
         again = Stepped(ours("galacticflow", splits, options), splits, replace(fit, engine="compile"))
         with suppress(EngineError):  # if it cannot be had, its line will say so
@@ -70,6 +78,16 @@ def run(watch: Watch, lines: Lines, *, engine: str = "eager", toy: bool = False)
                 **engine_of(calls[name]),
             }
         )
+
+
+def _sharing(splits: Splits) -> Splits:
+    """The same events with the contexts of the first few."""
+    data = splits.data
+    assert data.context is not None
+    index = torch.arange(len(data.x)) % GALAXIES
+    return Splits.make(
+        replace(data, context=data.context[:GALAXIES], context_index=index), device=splits.train.x.device
+    )
 
 
 def nsf_of_size(count: int, transforms: int, bins: int) -> tuple[Peer, int]:

@@ -8,16 +8,24 @@ from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from flowzoo import lease, train
+from flowzoo.data import Split
+from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import LEASES, cpu_threads, label_of, state_path
 from flowzoo.record import one_line
+from flowzoo.seeding import generator
 from flowzoo.storage import DISK
 from flowzoo.train import NotTogether
 
-# A larger flow keeps its device busy alone, and one with convolutions is slower at once on a CPU
-# (`benchmarks/README.md`, five seeds at once over one).
-SMALL = 200_000
+# A larger flow keeps its device busy alone, and on a CPU one with convolutions, or with larger tensors in a step, is as
+# slow at once or slower (`benchmarks/README.md`, five seeds at once over one).
+SMALL = 200_000  # weights
+KEPT = 96 * 2**10  # bytes of the tensors that autograd keeps of a step, in their mean
+PROBE = 64  # events, on which that is seen
 
 
 def by_seed(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -43,9 +51,9 @@ def train_together(cells: Sequence[Cell], folder: Path, *, show: bool | None = N
     if len(cells) == 1 or first.bench.together is False:
         return
     flows = [cell.build() for cell in cells]
-    weights = sum(p.numel() for p in flows[0].parameters() if p.requires_grad)
-    vectors = len(flows[0].event_shape) == 1 or first.source.splits.train.x.device.type != "cpu"
-    if not weights or (first.bench.together is None and not (vectors and weights <= SMALL)):
+    if not any(p.requires_grad for p in flows[0].parameters()):
+        return
+    if first.bench.together is None and not _pays(flows[0], first.source.splits.train, first.fit.batch_size):
         return
     (folder / "checkpoints").mkdir(exist_ok=True)
     label = f"{label_of(first)} and {len(cells) - 1} more at once"
@@ -74,3 +82,28 @@ def train_together(cells: Sequence[Cell], folder: Path, *, show: bool | None = N
             # Whatever it is, each cell meets it again alone, and has a record of it.
             text = f"{first.source.name} {first.label}: its seeds go on one by one ({one_line(error)})"
             print(text, file=sys.stderr)
+
+
+def _pays(flow: ConditionalFlow, split: Split, batch_size: int) -> bool:
+    """Whether a step of several of these flows takes less time than a step of each."""
+    if sum(p.numel() for p in flow.parameters() if p.requires_grad) > SMALL:
+        return False
+    if split.x.device.type != "cpu":
+        return True
+    return len(flow.event_shape) == 1 and mean_kept(flow, split) * min(batch_size, len(split)) <= KEPT
+
+
+def mean_kept(flow: ConditionalFlow, split: Split) -> float:
+    """Bytes per event of what autograd keeps of it, in the mean over tensors, apart from the weights."""
+    kept: dict[int, int] = {}
+
+    def look(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    rows = torch.arange(min(PROBE, len(split)))
+    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
+        scores = flow(*split.batch(rows, generator(0, "kept")))
+    of_flow = {t.untyped_storage().data_ptr() for t in (*flow.parameters(), *flow.buffers())}
+    sizes = [size for place, size in kept.items() if place not in of_flow]
+    return sum(sizes) / max(1, len(sizes)) / len(scores)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from flowzoo.layers.coupling import AffineCoupling, SplineCoupling
 from flowzoo.layers.multiscale import ContextBase, FactorOut, squeeze, unsqueeze
 from flowzoo.layers.reversible import choose_anchors, reversible
 from flowzoo.layers.spectral import SpectralNorm
-from flowzoo.nets import Context, ContextPyramid, Saturate
+from flowzoo.nets import Context, ContextPyramid, Saturate, Shared, vector_of
 
 PLAIN_BYTES = 2**31  # of activations per batch, above which they are recomputed rather than kept
 DRIFT = 1e-5  # relative error of a recomputed activation, above which an anchor is set
@@ -49,6 +49,8 @@ class Glow(ConditionalFlow):
         x_map: as in ``ConditionalFlow``.
         context_map: as in ``ConditionalFlow``.
     """
+
+    shares_contexts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -91,8 +93,8 @@ class Glow(ConditionalFlow):
     @torch.no_grad()
     def prepare(self, x: Tensor, context: Tensor | None = None) -> None:
         """Measure how well the steps invert, and set anchors where they do not; see ``ConditionalFlow``."""
-        x, context, _ = self._match(x, context, "x", self.event_shape)
-        u, c = self.x_map.to_latent(x)[0], self._given(context)
+        x, c, index, _ = self._match(x, context, "x", self.event_shape)
+        u, c = self.x_map.to_latent(x)[0], c if index is None else c[index]
         if not self._recomputes(u):
             return
         contexts = self._contexts(c)
@@ -117,7 +119,7 @@ class Glow(ConditionalFlow):
             if level.split is not None:
                 x, _, _ = level.split.to_latent(x, given)
 
-    def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _to_latent(self, u: Tensor, c: Tensor | Shared) -> tuple[Tensor, Tensor]:
         contexts, x, log_det, parts = self._contexts(c), u, u.new_zeros(len(u)), []
         recomputes = self.training and torch.is_grad_enabled() and self._recomputes(u)
         if self.spectral is not None:
@@ -134,18 +136,18 @@ class Glow(ConditionalFlow):
                 log_det = log_det + each
                 parts.append(z.flatten(1))
         if self.top is not None:
-            _, x, each = self.top.to_latent(x, Context(c))
+            _, x, each = self.top.to_latent(x, Context(vector_of(c)))
             log_det = log_det + each
         parts.append(x.flatten(1))
         return torch.cat(parts, 1).reshape(u.shape), log_det
 
-    def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def _to_data(self, z: Tensor, c: Tensor | Shared) -> tuple[Tensor, Tensor]:
         shapes = self._part_shapes()
         flat = z.flatten(1).split([shape.numel() for shape in shapes], 1)
         parts = [part.reshape(-1, *shape) for part, shape in zip(flat, shapes, strict=True)]
         contexts, log_det, x = self._contexts(c), z.new_zeros(len(z)), parts.pop()
         if self.top is not None:
-            x, log_det = self.top.to_data(x[:, :0], x, Context(c))
+            x, log_det = self.top.to_data(x[:, :0], x, Context(vector_of(c)))
         for level, given in zip(reversed(self._levels()), reversed(contexts), strict=True):
             if level.split is not None:
                 x, each = level.split.to_data(x, parts.pop(), given)
@@ -184,14 +186,18 @@ class Glow(ConditionalFlow):
         splits = [*self.splits, None]
         return [Level(*parts) for parts in zip(self.chains, splits, self.squeezed, strict=True)]  # type: ignore[arg-type]
 
-    def _contexts(self, c: Tensor) -> list[Context]:
+    def _contexts(self, c: Tensor | Shared) -> list[Context]:
         """What each level is given."""
-        vector, features = c, [None] * len(self.chains)
+        rows = c.rows if isinstance(c, Shared) else c
+        vector, features = rows, [None] * len(self.chains)
         if self.pyramid is not None and self.image_shape is not None:
-            vector, image = c.flatten(1).split([self.vector_features, prod(self.image_shape)], 1)
+            vector, image = rows.flatten(1).split([self.vector_features, prod(self.image_shape)], 1)
             features = self.pyramid(image.unflatten(1, self.image_shape))
         if self.embedding is not None:
             vector = self.embedding(vector)
+        if isinstance(c, Shared):
+            vector = vector[c.index]
+            features = [each if each is None else each[c.index] for each in features]
         return [Context(vector, each) for each in features]
 
     def _part_shapes(self) -> list[torch.Size]:

@@ -20,7 +20,7 @@ from flowzoo.layers.coupling import SplineCoupling
 from flowzoo.layers.linear import LULinear
 from flowzoo.layers.spline import num_parameters, rational_quadratic
 from flowzoo.models._embeds import Embeds
-from flowzoo.nets import Given, mlp, vector_of, widths, zero_
+from flowzoo.nets import Given, Shared, mlp, vector_of, widths, zero_
 from flowzoo.registry import MODELS
 
 
@@ -128,10 +128,15 @@ class _ProductNet(nn.Module):
         else:
             self.constant = nn.Parameter(torch.zeros(out_features))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Given) -> Tensor:
         """``(N, in_features)``, ``(N, context_features)`` to ``(out_features, N)``."""
-        both = (self.of_half, x), (self.of_context, context)
-        factors = [self.last(_events_last(net, given)) for net, given in both if net is not None]
+        factors = []
+        if self.of_half is not None:
+            factors.append(self.last(_events_last(self.of_half, x)))
+        if self.of_context is not None:
+            rows = context.rows if isinstance(context, Shared) else vector_of(context)
+            factor = self.last(_events_last(self.of_context, rows))
+            factors.append(factor.index_select(1, context.index) if isinstance(context, Shared) else factor)
         if not factors:
             return self.constant[:, None].expand(-1, len(x))
         return factors[0] if len(factors) == 1 else factors[0] * factors[1]
@@ -160,13 +165,15 @@ class _ProductCoupling(SplineCoupling):
         parts = (self.moved, self.kept) if moved_first else (self.kept, self.moved)
         halves = x.t().split([part.stop - part.start for part in parts])
         moved, kept = halves if moved_first else halves[::-1]
-        parameters = self.net(kept.t(), vector_of(c)).unflatten(0, (len(moved), -1))
+        parameters = self.net(kept.t(), c).unflatten(0, (len(moved), -1))
         moved, log_slope = rational_quadratic(moved, parameters, bound=self.bound, inverse=inverse, dim=1)
         return torch.cat([moved, kept] if moved_first else [kept, moved]).t(), log_slope.sum(0)
 
 
 class _GalacticFlow(ConditionalFlow):
     """A chain of layers on the flattened event and context."""
+
+    shares_contexts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -180,10 +187,14 @@ class _GalacticFlow(ConditionalFlow):
         super().__init__(event_shape, context_shape, x_map=x_map, context_map=context_map)
         self.chain = chain
 
-    def _to_latent(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        z, log_det = self.chain.to_latent(u.flatten(1), c.flatten(1))
+    def _to_latent(self, u: Tensor, c: Tensor | Shared) -> tuple[Tensor, Tensor]:
+        z, log_det = self.chain.to_latent(u.flatten(1), _flat(c))
         return z.reshape(u.shape), log_det
 
-    def _to_data(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        u, log_det = self.chain.to_data(z.flatten(1), c.flatten(1))
+    def _to_data(self, z: Tensor, c: Tensor | Shared) -> tuple[Tensor, Tensor]:
+        u, log_det = self.chain.to_data(z.flatten(1), _flat(c))
         return u.reshape(z.shape), log_det
+
+
+def _flat(c: Tensor | Shared) -> Tensor | Shared:
+    return Shared(c.rows.flatten(1), c.index) if isinstance(c, Shared) else c.flatten(1)

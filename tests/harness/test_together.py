@@ -103,6 +103,14 @@ def test_large_flows_are_trained_one_by_one_unless_asked(
     assert joints == [3]
 
 
+def test_flows_whose_steps_are_large_are_trained_one_by_one(plan: Plan, joints: list[int]) -> None:
+    given = {"options": {"num_events": 1500}, "train": {"batch_size": 1024, "steps": 2, "evaluate_every": 2}, **QUICK}
+    execute(plan(["naf"], **given), "large")
+    assert joints == []
+    execute(plan(["maf"], **given), "small")
+    assert joints == [3]
+
+
 def test_what_cannot_be_trained_at_once_is_trained_one_by_one_and_says_why(
     plan: Plan, capsys: pytest.CaptureFixture[str]
 ) -> None:

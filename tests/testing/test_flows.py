@@ -119,9 +119,9 @@ class Unnormalised(Honest):
 
 
 class UnitBlind(Honest):
-    def _encode(self, x, context, **how):
-        z, _, c = super()._encode(x, context, **how)
-        return z, self._to_latent(self.x_map.to_latent(x)[0], c)[1], c
+    def _encode(self, x, c, **how):
+        z, _ = super()._encode(x, c, **how)
+        return z, self._to_latent(self.x_map.to_latent(x)[0], c)[1]
 
 
 class Forgetful(Honest):
