@@ -88,6 +88,7 @@ class Data:
         references: exact answers by name: ``"nll"``, ``"posterior"``.
         reference_posteriors: makes, or reads, observations with draws from their posteriors; called when they are
             looked at.
+        fills: by column of the context, what its gaps were filled with; a column ``<name> missing`` says where.
         notes: what the loader did to the data (rows left out, floors, noise added); kept in every record.
         remedy: sentences for the message that refuses values of x which are exactly equal: what the options of this
             dataset can do about them. ``{value}`` and ``{column}`` stand for which.
@@ -119,6 +120,7 @@ class Data:
     true_log_prob: Callable[[Tensor, Tensor], Tensor] | None = None
     references: dict[str, Any] = field(default_factory=dict)
     reference_posteriors: Callable[[], References] | None = None
+    fills: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
     remedy: str = "Leave the column out of x, or add a stated noise to it."
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -32,8 +31,10 @@ def flag_of(label: str) -> str:
 
 def filled(
     labels: Sequence[str], raw: Mapping[str, np.ndarray], gone: Mapping[str, np.ndarray]
-) -> tuple[list[np.ndarray], list[str], list[str]]:
-    """Columns with their gaps filled by the median of the rest and the flags after them, names of these, and notes.
+) -> tuple[list[np.ndarray], dict[str, float], list[str]]:
+    """Columns with their gaps filled and flags after them, by what each that has gaps was filled, and notes.
+
+    It is filled with the median of the rest; its flag is called ``flag_of`` it.
 
     Args:
         labels: names of the columns.
@@ -43,31 +44,19 @@ def filled(
     Raises:
         ValueError: for a column that is missing everywhere.
     """
-    columns, flags, names, notes = [], [], [], []
+    columns, flags, fills, notes = [], [], dict[str, float](), []
     for label in labels:
         column, hole = raw[label], gone[label]
         if hole.all():
             raise ValueError(f"column '{label}': all {len(hole)} rows are missing; leave it out of the context")
         if hole.any():
             median = np.float32(np.median(column[~hole]))
-            column = np.where(hole, float(median), column)
+            fills[label] = float(median)
+            column = np.where(hole, fills[label], column)
             flags.append(hole.astype(float))
-            names.append(flag_of(label))
             notes.append(
                 f"'{label}' is missing in {hole.sum()} of {len(hole)} rows: filled with the median of "
-                f"the others, {median}, and flagged in '{names[-1]}'"
+                f"the others, {median}, and flagged in '{flag_of(label)}'"
             )
         columns.append(column)
-    return [*columns, *flags], names, notes
-
-
-def fills(notes: Sequence[str]) -> dict[str, float]:
-    """From the notes of ``filled``, which travel with a flow, by what the gaps of each column were filled.
-
-    >>> column, gap = np.array([1.0, -99.0, 2.1, 0.3]), np.array([False, True, False, False])
-    >>> fills(filled(["z"], {"z": column}, {"z": gap})[2])
-    {'z': 1.0}
-    """
-    pattern = r"'(.+)' is missing in \d+ of \d+ rows: filled with the median of the others, (\S+), and flagged in '.+'"
-    found = (re.fullmatch(pattern, note) for note in notes)
-    return {match[1]: float(match[2]) for match in found if match}
+    return [*columns, *flags], fills, notes

@@ -18,7 +18,7 @@ from flowzoo.data._context import default_context_map, stored_once
 from flowzoo.data._data import Data
 from flowzoo.data._direction import PriorTexts, prior_of, support_map
 from flowzoo.data._labels import shortened
-from flowzoo.data._missing import filled, is_missing
+from flowzoo.data._missing import filled, flag_of, is_missing
 from flowzoo.data._options import Amounts, Labels, Sentinels, Words, sentinels, words
 from flowzoo.data._readers import Source, open_table
 from flowzoo.data._values import factorise, numbers, parts, single
@@ -130,12 +130,12 @@ class Table:
         x = np.stack([raw[label][keep] for label in found], 1)
         x = self._with_noise(source, list(found), x, notes)
         kept = [{label: column[keep] for label, column in named.items()} for named in (raw, gone)]
-        parts_, flags, filling = filled(list(given), *kept)
+        parts_, fills, filling = filled(list(given), *kept)
         context = np.stack(parts_, 1) if parts_ else np.zeros((int(keep.sum()), 0))
         notes += filling
 
         groups = None if self.group is None else factorise(source.column(self.group)[keep], self.group)
-        columns = [*given, *flags]
+        columns = [*given, *map(flag_of, fills)]
         theta = _theta(self.prior, list(found), columns)
         x32, context32 = (
             torch.from_numpy(single(values, labels)) for values, labels in ((x, list(found)), (context, columns))
@@ -157,12 +157,13 @@ class Table:
             names=tuple(found),
             units=self._units([*found]),
             context_names=tuple(columns),
-            context_units=(*self._units([*given]), *("" for _ in flags)),
+            context_units=(*self._units([*given]), *("" for _ in fills)),
             x_map=support_map(prior) if prior is not None and theta == "event" else x_map,
             context_map=context_map if given else None,
             given_split=None if self.split is None else parts(source.column(self.split)[keep], self.split),
             prior=prior,
             theta=theta,
+            fills=fills,
             notes=tuple(notes),
             remedy=_REMEDY,
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flowzoo.data._missing import fills, flag_of, is_missing
+from flowzoo.data._missing import flag_of, is_missing
 from flowzoo.data._options import sentinels
 from flowzoo.harness._rows import Rows, open_rows
 from flowzoo.harness._trained import Trained
@@ -41,7 +41,7 @@ def open_as_trained_on(path: str | Path, trained: Trained) -> Iterator[Rows]:
     with open_rows(path) as rows:
         missing = declared(trained)
         names = trained.written_names
-        known = fills(trained.meta.get("columns", {}).get("notes", ()))
+        known = trained.meta.get("columns", {}).get("fills", {})
         own = {flag_of(label): label for label in known if label in names and flag_of(label) in names}
         yield (
             _Gaps(

@@ -222,6 +222,7 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
             "units": list(splits.data.units),
             "context_names": list(splits.data.context_names),
             "context_units": list(splits.data.context_units),
+            "fills": dict(splits.data.fills),
             "notes": list(splits.data.notes),
         },
         inference=_inference(splits),

@@ -14,7 +14,6 @@ import torch
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.data import Splits, configure
-from flowzoo.data._missing import fills
 from flowzoo.data.table import Table
 from flowzoo.registry import MissingDependency
 
@@ -146,6 +145,7 @@ def test_missing_context_is_filled_with_the_median_and_flagged(tmp_path):
     assert data.context_names == ("u", "g", "u missing")
     assert data.context[:, 0].tolist() == [1, 2.5, 3, 2.5, 2, 5]
     assert data.context[:, 2].tolist() == [0, 1, 0, 1, 0, 0]
+    assert data.fills == {"u": 2.5}
     assert "'u' is missing in 2 of 6 rows: filled with the median of the others, 2.5" in data.notes[0]
 
 
@@ -691,8 +691,8 @@ def test_fill_is_exact_in_the_notes_which_travel_with_a_flow(tmp_path):
     m = np.random.default_rng(0).normal(2459000.5, 3, 300)
     m[::3] = -99
     data = load(path=write(tmp_path, x=np.random.default_rng(1).normal(size=300), m=m - 2.4e6), context="m", x="x")
-    assert fills(data.notes) == {}
+    assert data.fills == {}
     m[m > 0] -= 2.4e6
     data = load(path=write(tmp_path, x=np.random.default_rng(1).normal(size=300), m=m), context="m", x="x", missing=-99)
     found = data.context[data.context[:, 1] == 1, 0].unique()
-    assert fills(data.notes) == {"m": float(found)}
+    assert data.fills == {"m": float(found)}
