@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 
 def as_shape(shape: int | Sequence[int]) -> Size:
-    """How many draws; a number is one axis of as many."""
+    """A shape; a number is one axis of as many."""
     return Size((index(shape),) if isinstance(shape, SupportsIndex) else shape)
 
 
@@ -28,6 +28,27 @@ def batch_of(values: Any, name: str, shape: Size) -> Size:
     if rank < 0 or values.shape[rank:] != shape:
         raise ValueError(f"{name} must end in {tuple(shape)}; got {tuple(values.shape)}")
     return values.shape[:rank]
+
+
+def as_index(index: Any, context: Any, shape: Size) -> Tensor:
+    """Which of the contexts ``(G, *shape)`` each event has, in int64. On a GPU its values are not looked at.
+
+    Raises:
+        ValueError: if it is no tensor of integers from 0 to G - 1, or the contexts are no such table.
+    """
+    batch = batch_of(context, "context", shape)
+    if len(batch) != 1:
+        raise ValueError(f"with an index, context must be (G, *{tuple(shape)}); got {tuple(context.shape)}")
+    if not isinstance(index, Tensor) or index.dtype not in (torch.int64, torch.int32):
+        got = index.dtype if isinstance(index, Tensor) else type(index).__name__
+        raise ValueError(f"index must be a tensor of int64, the row of context of each event; got {got}")
+    if index.device.type == "cpu" and index.numel():
+        low, high = (int(value) for value in index.aminmax())
+        if low < 0 or high >= batch[0]:
+            raise ValueError(
+                f"index must lie in 0 .. {batch[0] - 1}, as there are {batch[0]} contexts; got {low} .. {high}"
+            )
+    return index.long()
 
 
 def in_tensor(values: Any, name: str) -> None:

@@ -91,11 +91,13 @@ def save(flow: ConditionalFlow, path: str | Path, **meta: Any) -> None:
         **meta: anything JSON-able to keep with it, such as the dataset it was trained on.
 
     Raises:
-        ValueError: if the flow was not built by ``flowzoo.build``.
+        ValueError: if the flow was not built by ``flowzoo.build``, or ``meta`` has a name that a checkpoint uses.
     """
     if flow.recipe is None:
         raise ValueError("only flows made by flowzoo.build can be saved: there is no recipe to build this one again")
-    dtype = next(flow._tensors()).dtype
+    if taken := sorted({"format", "flow", "versions"} & meta.keys()):
+        raise ValueError(f"a checkpoint has a '{taken[0]}' of its own; give that by another name")
+    dtype = next(flow._tensors(), torch.empty(0)).dtype
     save_tensors(
         Path(path),
         flow.state_dict(),

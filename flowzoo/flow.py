@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Size, Tensor, nn
 
-from flowzoo.arguments import as_shape, batch_of, common_batch, in_floats
+from flowzoo.arguments import as_index, as_shape, batch_of, common_batch, in_floats
 from flowzoo.bijectors import Bijector, Identity
-from flowzoo.nets import Shared
+from flowzoo.chunks import Parts, by_context, in_chunks
 
 MAX_ROWS = 2**14  # per chunk: a network's activations are wider than a small event
 
@@ -67,7 +67,7 @@ class ConditionalFlow(nn.Module):
     init_events: ClassVar[int | None] = 4096
     #: network passes that must follow one another to draw an event
     sequential_passes: int = 1
-    #: whether the model takes ``Shared`` contexts too, where there are at least twice as many events as contexts
+    #: whether the model takes ``flowzoo.nets.Shared`` contexts too, which it gets where events share them
     shares_contexts: ClassVar[bool] = False
     #: numbers per chunk when no gradient is wanted: bounds the memory of sampling and scoring
     chunk_elements: int = 2**19
@@ -85,6 +85,8 @@ class ConditionalFlow(nn.Module):
         self.context_shape = Size(context_shape)
         if len(self.event_shape) == 0 or prod(self.event_shape) == 0:
             raise ValueError(f"event_shape must have at least one dimension; got {tuple(event_shape)}")
+        if len(self.context_shape) == 0:
+            raise ValueError("context_shape must have at least one dimension; got (): (0,) is for no context")
         self.x_map = x_map if x_map is not None else Identity()
         self.context_map = context_map if context_map is not None else Identity()
         self.context_net: nn.Module | None = None
@@ -95,13 +97,14 @@ class ConditionalFlow(nn.Module):
         """Put an embedding network between the map of the context and the model.
 
         The model was built for the features that the network returns, and does not know. From here on
-        ``context_shape`` is that of the data.
+        ``context_shape`` is that of the data. The flow cannot be saved, as nothing knows how to build the network
+        again: the option ``embed`` of a model is for that.
 
         Args:
             context_net: ``(N, *context)`` in network units to ``(N, F)``, the contexts that the model was built for.
             context_shape: of the data.
         """
-        self.context_net, self.context_shape = context_net, Size(context_shape)
+        self.context_net, self.context_shape, self.recipe = context_net, Size(context_shape), None
 
     # -- what a model implements, on (N, *event) and (N, *context) in network units ------------------------------
 
@@ -158,9 +161,10 @@ class ConditionalFlow(nn.Module):
             non-finite score, and spoils no other.
 
         Raises:
-            ValueError: if a shape does not end as the flow was built, or the batch shapes do not broadcast.
+            ValueError: if a shape does not end as the flow was built, if batch shapes do not broadcast, or for an index
+                that is none into the contexts.
         """
-        return self(x, context, index)
+        return self(x, context, index if index is None else as_index(index, context, self.context_shape))
 
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent, with the log|det| of that map, x_map included; shapes as in ``log_prob``."""
@@ -174,7 +178,6 @@ class ConditionalFlow(nn.Module):
         x, log_det = self._each(self._decode, z, c, index)
         return x.reshape(batch + self.event_shape), log_det.reshape(batch)
 
-    @torch.no_grad()
     def sample(
         self,
         context: Tensor | None = None,
@@ -194,8 +197,14 @@ class ConditionalFlow(nn.Module):
         Returns:
             ``(*shape, *B, *event)`` in data units. Where a flow has no inverse for a base draw the event is NaN and
             a warning counts them: nothing is clipped or drawn again in silence.
+
+        Raises:
+            ValueError: for a context of another shape, or a temperature below 0.
         """
-        return self._draw(context, shape, generator, temperature)[0]
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be a number >= 0; got {temperature}")
+        with torch.no_grad():
+            return self._draw(context, shape, generator, temperature)[0]
 
     def rsample(
         self,
@@ -204,7 +213,10 @@ class ConditionalFlow(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """As ``sample``, with the pathwise gradient (to the context and the parameters)."""
+        """As ``sample``, with the pathwise gradient (to the context and the parameters).
+
+        Of an inverse that was solved for there are first derivatives, and an error for those of a higher order.
+        """
         return self._draw(context, shape, generator, 1.0)[0]
 
     def sample_and_log_prob(
@@ -226,6 +238,7 @@ class ConditionalFlow(nn.Module):
             context: ``(N, *context)``.
             index: as in ``log_prob``.
         """
+        index = index if index is None else as_index(index, context, self.context_shape)
         x, c, index, _ = self._match(x, context, "x", self.event_shape, index)
         self._initialize(self.x_map.to_latent(x)[0], c if index is None else c[index])
 
@@ -309,30 +322,25 @@ class ConditionalFlow(nn.Module):
             batch = common_batch(name, batch, shape)
             x, index = x.expand(batch + event_shape), index.expand(batch)
         count = prod(batch)
-        x = x.to(dtype).reshape(count, *event_shape)
-        if count == 0:
-            rows, index = rows.new_zeros(0, *self.context_shape), None
-        return x, self._given(rows), index if index is None else index.reshape(count), batch
+        x, index = x.to(dtype).reshape(count, *event_shape), index if index is None else index.reshape(count)
+        if index is not None and (len(rows) > count or not count):  # of a table of contexts, those that are asked for
+            rows, index = rows[index], None
+        return x, self._given(rows), index, batch
 
-    def _each(self, function: Callable[..., tuple[Tensor, ...]], x: Tensor, c: Tensor, index: Tensor | None) -> Any:
-        """The function of events and what the model is given for each, in chunks."""
+    def _each(self, function: Callable[[Tensor, Any], Parts], x: Tensor, c: Tensor, index: Tensor | None) -> Parts:
+        """The function of events and of what the model is given for each."""
         if index is None:
             return self._chunked(function, x, c)
+        if self.shares_contexts:
+            return by_context(function, self._chunk(x), x, c, index)
+        return self._chunked(lambda x, index: function(x, c[index]), x, index)
 
-        def shared(x: Tensor, index: Tensor) -> tuple[Tensor, ...]:
-            pays = self.shares_contexts and 2 * len(c) <= len(index)
-            return function(x, Shared(c, index) if pays else c[index])
+    def _chunked(self, function: Callable[..., Parts], *flat: Tensor) -> Parts:
+        return in_chunks(function, self._chunk(flat[0]), *flat)
 
-        return self._chunked(shared, x, index)
-
-    def _chunked(self, function: Callable[..., tuple[Tensor, ...]], *flat: Tensor) -> tuple[Tensor, ...]:
-        if len(flat[0]) == 0:  # not every backend takes an empty batch: the shapes of one event, and none of it
-            return tuple(part[:0] for part in function(*(t.new_zeros(1, *t.shape[1:]) for t in flat)))
-        size = max(1, min(MAX_ROWS, self.chunk_elements // max(1, prod(flat[0].shape[1:]))))
-        if torch.is_grad_enabled() or len(flat[0]) <= size:
-            return function(*flat)
-        parts = [function(*chunk) for chunk in zip(*(t.split(size) for t in flat), strict=True)]
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+    def _chunk(self, x: Tensor) -> int:
+        """How many events at a time, where no gradient is wanted."""
+        return max(1, min(MAX_ROWS, self.chunk_elements // max(1, prod(x.shape[1:]))))
 
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.parameters()

@@ -46,7 +46,6 @@ class Stepper:
         self.device = split.x.device
         self.parameters = [p for p in flow.parameters() if p.requires_grad]
         self.optimizer = _optimizer(self.parameters, config)
-        # Of several levels the caller chooses one.
         self.context_noise, self.context_dropout = config.noise_levels[0], config.context_dropout
         self.order = generator(seed, "order", device=self.device)
         self.noise = generator(seed, "noise", device=self.device)
@@ -194,7 +193,7 @@ class Stepper:
 
     @property
     def _leaves_contexts(self) -> bool:
-        """Whether contexts are what the data say; noise on them is each event's own."""
+        """Whether contexts are what the data say. Noise is each event's own, where no embedding network is too dear."""
         return not (self.context_noise or self.context_dropout) or not prod(self.flow.context_shape)
 
     def _blurred(self, context: Tensor) -> Tensor:

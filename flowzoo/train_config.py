@@ -33,7 +33,8 @@ class FitConfig:
             each knows a context as a name; noise makes it know a neighbourhood. Several values: the flow is trained
             with each, and the one with the best validation is kept, its level with it.
         context_dropout: share of the events of a batch whose context is replaced by 0 in network units, which is the
-            mean context where contexts are scaled.
+            mean context where contexts are scaled. Where an embedding network sees each context once a step, noise and
+            dropout are of the context and so of all its events in that batch.
         patience: validations without improvement before stopping; 0 never stops early.
         validation_events: at most this many validation events, a fixed random choice, are scored each time.
         checkpoint_every: steps between checkpoints, when a path is given. Where so many steps take more than a minute

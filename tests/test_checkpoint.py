@@ -234,8 +234,23 @@ def test_weights_of_another_architecture_are_refused_in_one_line(path):
 
 
 def test_checkpoint_of_another_format_is_refused(path):
-    flowzoo.save(flow_of(), path, format=2)
+    flowzoo.save(flow_of(), path)
+    tensors, meta = load_tensors(path)
+    save_tensors(path, tensors, {**meta, "format": 2})
     assert one_line_error(path).endswith("holds no flow of format 1")
+
+
+def test_name_that_a_checkpoint_uses_is_refused(path):
+    with pytest.raises(ValueError, match="a checkpoint has a 'format' of its own; give that by another name"):
+        flowzoo.save(flow_of(), path, format="csv")
+    assert not path.exists()
+
+
+def test_flow_with_a_network_that_nobody_can_build_is_refused(path):
+    flow = flow_of()
+    flow.attach(torch.nn.Linear(9, flow.context_shape.numel()), (9,))
+    with pytest.raises(ValueError, match="there is no recipe to build this one again"):
+        flowzoo.save(flow, path)
 
 
 def test_model_that_this_version_does_not_have_is_named(path):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.distributions import LogNormal, Normal
 
+import flowzoo
 from flowzoo.bijectors import Arcsine, Columns, Compose, Log, Logit, Standardize, Whiten
 from flowzoo.flow import ConditionalFlow, DiagonalNormal
 from flowzoo.host_sync import NoHostSync
@@ -487,3 +488,28 @@ def test_base_is_the_normal_that_it_says():
     torch.testing.assert_close(base.log_prob(z), expected)
     torch.testing.assert_close(DiagonalNormal().log_prob(z), Normal(0, 1).log_prob(z).sum(1))
     torch.testing.assert_close(base.from_noise(z), loc + z * log_scale.exp())
+
+
+def test_lengths_may_be_numbers_and_what_is_none_is_refused():
+    flow = flowzoo.build("maf", 2, 3, generator=generator(0, "init"))
+    assert (flow.event_shape, flow.context_shape) == ((2,), (3,))
+    with pytest.raises(ValueError, match=r"context_shape must be one length or several, and none below 0; got \(\)"):
+        flowzoo.build("maf", (2,), ())
+    with pytest.raises(ValueError, match=r"event_shape must be one length or several, and none below 0; got \(-2,\)"):
+        flowzoo.build("maf", (-2,))
+    with pytest.raises(ValueError, match=r"context_shape must have at least one dimension; got \(\)"):
+        Affine((2,), ())
+
+
+@pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf])
+def test_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature must be a number >= 0; got "):
+        Affine((2,), (0,)).sample(temperature=temperature)
+
+
+def test_warning_of_lost_draws_points_at_who_drew():
+    flow = Bounded((2,), (0,))
+    for draw in (flow.sample, flow.rsample):
+        with pytest.warns(UserWarning, match="have no finite preimage") as seen:
+            draw(shape=(200,), generator=generator(0, "z"))
+        assert seen[0].filename == __file__

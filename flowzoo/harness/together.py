@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -17,15 +18,14 @@ from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import LEASES, cpu_threads, label_of, state_path
 from flowzoo.record import one_line
-from flowzoo.seeding import generator
+from flowzoo.stepper import Stepper
 from flowzoo.storage import DISK
-from flowzoo.train import NotTogether
+from flowzoo.train import FitConfig, NotTogether
 
 # A larger flow keeps its device busy alone, and on a CPU one with convolutions, or with larger tensors in a step, is as
 # slow at once or slower (`benchmarks/README.md`, five seeds at once over one).
 SMALL = 200_000  # weights
 KEPT = 96 * 2**10  # bytes of the tensors that autograd keeps of a step, in their mean
-PROBE = 64  # events, on which that is seen
 
 
 def by_seed(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -53,7 +53,7 @@ def train_together(cells: Sequence[Cell], folder: Path, *, show: bool | None = N
     flows = [cell.build() for cell in cells]
     if not any(p.requires_grad for p in flows[0].parameters()):
         return
-    if first.bench.together is None and not _pays(flows[0], first.source.splits.train, first.fit.batch_size):
+    if first.bench.together is None and not _pays(flows[0], first.source.splits.train, first.fit):
         return
     (folder / "checkpoints").mkdir(exist_ok=True)
     label = f"{label_of(first)} and {len(cells) - 1} more at once"
@@ -84,26 +84,29 @@ def train_together(cells: Sequence[Cell], folder: Path, *, show: bool | None = N
             print(text, file=sys.stderr)
 
 
-def _pays(flow: ConditionalFlow, split: Split, batch_size: int) -> bool:
+def _pays(flow: ConditionalFlow, split: Split, config: FitConfig) -> bool:
     """Whether a step of several of these flows takes less time than a step of each."""
     if sum(p.numel() for p in flow.parameters() if p.requires_grad) > SMALL:
         return False
     if split.x.device.type != "cpu":
         return True
-    return len(flow.event_shape) == 1 and mean_kept(flow, split) * min(batch_size, len(split)) <= KEPT
+    try:
+        return len(flow.event_shape) == 1 and mean_kept(flow, split, config) <= KEPT
+    except Exception:  # each cell meets it again alone, and has a record of it
+        return False
 
 
-def mean_kept(flow: ConditionalFlow, split: Split) -> float:
-    """Bytes per event of what autograd keeps of it, in the mean over tensors, apart from the weights."""
+def mean_kept(flow: ConditionalFlow, split: Split, config: FitConfig) -> float:
+    """Bytes that autograd keeps of a step, in the mean over tensors, the weights apart."""
     kept: dict[int, int] = {}
 
     def look(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()  # itself, it would hold the graph that holds it
 
-    rows = torch.arange(min(PROBE, len(split)))
+    batch = Stepper(flow, split, replace(config, engine="eager"), 0).take()
     with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-        scores = flow(*split.batch(rows, generator(0, "kept")))
-    of_flow = {t.untyped_storage().data_ptr() for t in (*flow.parameters(), *flow.buffers())}
-    sizes = [size for place, size in kept.items() if place not in of_flow]
-    return sum(sizes) / max(1, len(sizes)) / len(scores)
+        scores = flow(*batch)
+    held = {t.untyped_storage().data_ptr() for t in (*flow.parameters(), *flow.buffers())}
+    sizes = [size for place, size in kept.items() if place not in held]
+    return sum(sizes) / max(1, len(sizes)) if scores.requires_grad else 0.0

@@ -12,7 +12,7 @@ from torch import Tensor
 def attach(
     f: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, y: Tensor, steps: int, tolerance: float = 8.0
 ) -> Tensor:
-    r"""The solution x of f(x) = y, with the first derivatives that it has as such.
+    r"""The solution x of f(x) = y, with the first derivatives that it has as such; higher ones are an error.
 
     By the implicit function theorem :math:`dx = J^{-1} (dy - df)`, with :math:`J = \partial f / \partial x` at the
     solution and df what the parameters of f change. Backward, :math:`J^T v = g` is solved by iteration on the slopes,
@@ -51,8 +51,57 @@ class _Attached(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, residual: Tensor, x: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.solve = solve
+        ctx.save_for_backward(residual)
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return -ctx.solve(grad), None, None
+        return _no_further(-ctx.solve(grad.detach()), grad, *ctx.saved_tensors), None, None
+
+
+def first_derivatives_only(x: Tensor) -> Tensor:
+    """x, whose gradient is right and whose gradient's gradient would not be: to ask for that is an error."""
+    found: Tensor = _FirstOnly.apply(x) if x.requires_grad else x
+    return found
+
+
+class _FirstOnly(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _no_further(grad, grad, *ctx.saved_tensors)
+
+
+def _no_further(gradient: Tensor, *causes: Tensor) -> Tensor:
+    """A gradient that depends on other tensors in a way that nobody knows.
+
+    torch's ``once_differentiable`` raises in ``backward()`` alone: ``torch.autograd.grad`` finds no way through it to
+    what it is asked for, and returns what other ways give.
+    """
+    found: Tensor = _Unknown.apply(gradient, *causes)
+    return found
+
+
+class _Unknown(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, *causes: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        raise RuntimeError("what was solved for (the inverse of this flow, or its ODE) has first derivatives only")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flowzoo.layers.implicit import first_derivatives_only
 from flowzoo.layers.rounds import until
 
 MAX_DOUBLINGS = 64
@@ -171,7 +172,8 @@ def inverse(
     r"""As ``solve``, and differentiable in ``y`` and in whatever f depends on.
 
     By the implicit function theorem one Newton step from the solution,
-    :math:`x - (f(x) - y) / f'(x)` with :math:`f'` held constant, has the right first derivatives.
+    :math:`x - (f(x) - y) / f'(x)` with :math:`f'` held constant, has the right first derivatives. Higher ones are an
+    error.
 
     Args:
         f: as in ``solve``.
@@ -185,4 +187,4 @@ def inverse(
     leaf = x.detach().requires_grad_()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(f(leaf).sum(), leaf)
-    return x - (f(x) - y) / slope
+    return first_derivatives_only(x - (f(x) - y) / slope)

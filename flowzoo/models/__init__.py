@@ -10,6 +10,7 @@ import torch
 
 from flowzoo import config as configs
 from flowzoo import embeddings
+from flowzoo.arguments import as_shape
 from flowzoo.bijectors import Bijector
 from flowzoo.flow import ConditionalFlow
 from flowzoo.models._embeds import Embeds
@@ -76,8 +77,8 @@ def adapt(
 
 def build(
     name: str,
-    event_shape: Sequence[int],
-    context_shape: Sequence[int] = (0,),
+    event_shape: int | Sequence[int],
+    context_shape: int | Sequence[int] = (0,),
     *,
     x_map: Bijector | None = None,
     context_map: Bijector | None = None,
@@ -111,13 +112,14 @@ def build(
 
 def build_from(
     config: ModelConfig,
-    event_shape: Sequence[int],
-    context_shape: Sequence[int],
+    event_shape: int | Sequence[int],
+    context_shape: int | Sequence[int],
     x_map: Bijector | None = None,
     context_map: Bijector | None = None,
     generator: torch.Generator | None = None,
 ) -> ConditionalFlow:
     """As ``build``, from a config object; where it says ``embed``, with that network before the model."""
+    event_shape, context_shape = _lengths(event_shape, "event_shape"), _lengths(context_shape, "context_shape")
     with initialisation(generator):
         if isinstance(config, Embeds) and config.embed is not None:
             net, features = embeddings.make(
@@ -132,3 +134,10 @@ def build_from(
             flow = config.build(event_shape, context_shape, x_map=x_map, context_map=context_map)
     flow.recipe = {"model": MODELS.name_of(config), "config": configs.to_dict(config)}
     return flow
+
+
+def _lengths(shape: int | Sequence[int], name: str) -> torch.Size:
+    found = as_shape(shape)
+    if not found or min(found) < 0:
+        raise ValueError(f"{name} must be one length or several, and none below 0; got {shape}")
+    return found

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from flowzoo.layers.implicit import first_derivatives_only
 from flowzoo.models._zuko import ZukoFlow, ZukoModel, flows
 from flowzoo.nets import widths
 from flowzoo.registry import MODELS
@@ -28,9 +29,13 @@ class _Continuous(ZukoFlow):
 def _finite_rows(
     function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor]:
+    if torch.is_inference_mode_enabled():  # the trace is a derivative, of tensors that may have one
+        with torch.inference_mode(False), torch.no_grad():
+            return _finite_rows(function, x.clone(), c.clone())
     rows = [torch.isfinite(t.flatten(1)).all(1) for t in (x, c)]
     good = rows[0] & rows[1]
-    value, log_det = function(_masked(x, good, 0.0), _masked(c, good, 0.0))
+    # Through the solver a gradient's gradient is 0, and not what it should be.
+    value, log_det = function(*(first_derivatives_only(_masked(t, good, 0.0)) for t in (x, c)))
     return _masked(value, good, math.nan), torch.where(good, log_det, math.nan)
 
 

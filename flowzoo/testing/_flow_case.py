@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowzoo import config as configs
+from flowzoo.bijectors import Standardize
 from flowzoo.flow import ConditionalFlow
 from flowzoo.models import build
 from flowzoo.registry import MODELS
@@ -89,3 +90,11 @@ def case_of(name: str) -> Case:
     given = dict(getattr(config, "conformance", {}))
     options |= given.pop("options", {})
     return Case(name, tuple(sorted(options.items())), **given)
+
+
+def standardize(shape: tuple[int, ...], mean: float, std: float) -> Standardize:
+    """A map fitted to data of this mean and spread."""
+    bijector = Standardize(shape)
+    bijector.mean.fill_(mean)
+    bijector.std.fill_(std)
+    return bijector

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from flowzoo import checkpoint
-from flowzoo.bijectors import Standardize
-from flowzoo.host_sync import NoHostSync
 from flowzoo.models import build
 from flowzoo.registry import MODELS
 from flowzoo.seeding import generator
-from flowzoo.testing._flow_case import Case, case_of, inputs
-from flowzoo.testing._space import require_default_in_space
+from flowzoo.testing import _calls
+from flowzoo.testing._flow_case import Case, case_of, inputs, standardize
 from flowzoo.testing._suite import NotApplicable, close, exemptions, named, run
 
 
@@ -106,7 +101,7 @@ def check_units_shift_the_density(case: Case) -> None:
     """In other units, x' = a x + b, the log-density falls by D log a and by nothing else."""
     plain, scaled = case.build(), case.build()
     x, c = inputs(plain, 20, generator(5, "x"))
-    scaled.x_map = _standardize(case.event, mean=3.0, std=4.0)
+    scaled.x_map = standardize(case.event, mean=3.0, std=4.0)
     with torch.no_grad():
         expected = plain.log_prob(x, c) - math.log(4.0) * plain.event_shape.numel()
         close(scaled.log_prob(4 * x + 3, c), expected, case.tolerance, "density in other units")
@@ -173,104 +168,8 @@ def check_events_do_not_meet(case: Case) -> None:
         raise AssertionError(f"a NaN event has the finite score {float(spoiled[7])}")
 
 
-def check_broadcasting(case: Case) -> None:
-    """Batch shapes of event and context broadcast, and chunks do not show."""
-    flow = case.build()
-    x, _ = inputs(flow, 12, generator(10, "x"))
-    c = torch.randn(3, 1, *flow.context_shape, generator=generator(10, "c"))
-    with torch.no_grad():
-        table = flow.log_prob(x, c)
-        row = flow.log_prob(x, c[1, 0])
-        flow.chunk_elements = 5 * flow.event_shape.numel()
-        chunked = flow.log_prob(x, c)
-    if table.shape != (3, 12):
-        raise AssertionError(f"scores of (12,) events given (3, 1) contexts have shape {tuple(table.shape)}")
-    close(table[1], row, case.tolerance, "a row of a broadcast")
-    close(chunked, table, case.tolerance, "scores in chunks")
-
-
-def check_saves_and_loads(case: Case) -> None:
-    """A saved flow, loaded into a fresh one without any dummy pass, scores and draws the same bits."""
-    flow = case.build()
-    flow.x_map = _standardize(case.event, mean=0.5, std=2.0)
-    x, c = inputs(flow, 10, generator(11, "x"))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "flow.safetensors"
-        checkpoint.save(flow, path)
-        again = checkpoint.load(path)
-    with torch.no_grad():
-        close(again.log_prob(x, c), flow.log_prob(x, c), 0.0, "scores of the loaded flow")
-        drawn = [f.sample(c, generator=generator(11, "z")) for f in (flow, again)]
-    close(drawn[0], drawn[1], 0.0, "draws of the loaded flow")
-
-
-def check_float64_agrees(case: Case) -> None:
-    """In float64 the scores are those of float32 up to rounding."""
-    flow = case.build()
-    x, c = inputs(flow, 20, generator(12, "x"))
-    with torch.no_grad():
-        single = flow.log_prob(x, c).double()
-        double = flow.double().log_prob(x.double(), c.double())
-    close(single, double, case.tolerance, "float32 against float64")
-
-
-def check_seed_repeats(case: Case) -> None:
-    """The same generator gives the same weights and the same draws, and the process-wide one is left alone."""
-    before = torch.random.get_rng_state()
-    flows = [
-        build(case.name, case.event, case.context, generator=generator(13, "init"), **dict(case.options))
-        for _ in range(2)
-    ]
-    for (name, a), (_, b) in zip(flows[0].state_dict().items(), flows[1].state_dict().items(), strict=True):
-        if not torch.equal(a, b):
-            raise AssertionError(f"the same seed gave other initial values of {name}")
-    c = torch.randn(4, *flows[0].context_shape, generator=generator(13, "c"))
-    draws = [f.sample(c, (3,), generator=generator(13, "z")) for f in flows]
-    close(draws[0], draws[1], 0.0, "draws of the same seed")
-    other = flows[0].sample(c, (3,), generator=generator(14, "z"))
-    if torch.equal(other, draws[0]):
-        raise AssertionError("another seed gave the same draws")
-    if not torch.equal(before, torch.random.get_rng_state()):
-        raise AssertionError("building or sampling moved the process-wide generator")
-
-
-def check_gradients_flow(case: Case) -> None:
-    """Training moves every parameter, and draws have a pathwise gradient to the context."""
-    flow = case.build().train()
-    x, c = inputs(flow, 30, generator(15, "x"))
-    parameters = dict(flow.named_parameters())
-    if not parameters:
-        raise NotApplicable("it has nothing to train")
-    (-flow(x, c).mean()).backward()
-    dead = [name for name, p in parameters.items() if p.grad is None or not bool(torch.isfinite(p.grad).all())]
-    if dead:
-        raise AssertionError(f"no finite gradient for {', '.join(dead[:3])}")
-    c.requires_grad_()
-    flow.rsample(c, generator=generator(15, "z")).square().sum().backward()
-    if c.grad is None or not bool(c.grad.abs().sum() > 0):
-        raise AssertionError("rsample has no gradient to the context")
-
-
-def check_step_does_not_wait(case: Case) -> None:
-    """Scoring and its gradient read nothing back to the host, so a GPU's queue never drains in a step."""
-    flow = case.build().train()
-    if not any(p.requires_grad for p in flow.parameters()):
-        raise NotApplicable("it has nothing to train")
-    x, c = inputs(flow, 16, generator(16, "x"))
-    with NoHostSync():
-        (-flow(x, c).mean()).backward()
-
-
-def check_default_is_in_its_search_space(case: Case) -> None:
-    """What the search space asks for are options, and their defaults lie in it: a study begins with them."""
-    config = MODELS.get(case.name)
-    if not hasattr(config, "suggest"):
-        raise AssertionError("its config has no suggest(trial); with nothing to search it returns cls()")
-    require_default_in_space(config)
-
-
 #: every check by name, in the order in which they are worth running
-CHECKS = named(globals())
+CHECKS = named(globals()) | named(vars(_calls))
 
 
 def exempt(name: str) -> dict[str, str]:
@@ -293,10 +192,3 @@ def check_flow(name: str) -> dict[str, str]:
         ValueError: if the model is exempt from a check that does not exist.
     """
     return run(CHECKS, case_of(name), name, exempt(name))
-
-
-def _standardize(shape: tuple[int, ...], mean: float, std: float) -> Standardize:
-    bijector = Standardize(shape)
-    bijector.mean.fill_(mean)
-    bijector.std.fill_(std)
-    return bijector

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from flowzoo import lease, record, train
+from flowzoo import FitConfig, Splits, build, lease, record, train
+from flowzoo.data import configure
 from flowzoo.harness import execute, together
 from flowzoo.harness.folder import RunDirectoryError
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import LEASES
 from flowzoo.joint import Joint
+from flowzoo.seeding import generator
 
 Plan = Callable[..., list[Cell]]
 QUICK = {"posteriors": 0, "draws": 20, "seeds": (0, 1, 2)}
@@ -109,6 +111,17 @@ def test_flows_whose_steps_are_large_are_trained_one_by_one(plan: Plan, joints: 
     assert joints == []
     execute(plan(["maf"], **given), "small")
     assert joints == [3]
+
+
+def test_model_that_cannot_be_scored_is_a_record_and_the_rest_goes_on(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, *given: Any) -> None:
+        raise RuntimeError("a fault of this model")
+
+    monkeypatch.setattr(type(build("naf", 2, 2)), "_to_latent", broken)
+    done = execute(plan(["naf"], **QUICK), "run")
+    assert [found.reason for found in done.failed] == ["RuntimeError: a fault of this model"] * 3
 
 
 def test_what_cannot_be_trained_at_once_is_trained_one_by_one_and_says_why(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import flowzoo
 from flowzoo import FitConfig, Splits, models
 from flowzoo.data import Data
 from flowzoo.flow import ConditionalFlow
@@ -87,6 +88,45 @@ def test_network_of_an_image_context_sees_it_once() -> None:
     assert rows == [3, 3, 1]
     flow.log_prob(x[:5], contexts, index[:5])  # of so few events each is given its own
     assert rows == [3, 3, 1, 5]
+
+
+@pytest.mark.parametrize(("draws", "images"), [(2000, 1), (30, 60), (20, 100)])
+def test_network_of_an_image_context_sees_it_once_or_twice_though_draws_come_in_chunks(draws: int, images: int) -> None:
+    flow = flow_of("cglow, image").eval()
+    flow.chunk_elements = 128 * 64
+    [pyramid] = [net for net in flow.modules() if isinstance(net, ContextPyramid)]
+    rows = seen_by(pyramid)
+    flow.sample(torch.randn(images, 1, 8, 8, generator=generator(0, "images")), draws)
+    assert len(rows) == -(-draws * images // 128)
+    assert sum(rows) <= images + len(rows)
+
+
+def test_of_a_table_of_contexts_only_those_asked_for_are_embedded() -> None:
+    flow = flowzoo.build("maf", 2, (1, 8, 8), embed="conv", generator=generator(0, "init")).eval()
+    assert flow.context_net is not None
+    rows = seen_by(flow.context_net)
+    table, index = torch.randn(300, 1, 8, 8, generator=generator(0, "table")), torch.arange(5)
+    found = flow.log_prob(torch.zeros(5, 2), table, index)
+    assert rows == [5]
+    torch.testing.assert_close(found, flow.log_prob(torch.zeros(5, 2), table[:5]))
+
+
+@pytest.mark.parametrize(
+    ("index", "context", "message"),
+    [
+        ([0, 1], (3, 4), "index must be a tensor of int64, the row of context of each event; got list"),
+        (torch.tensor([True, False]), (3, 4), "got torch.bool"),
+        (torch.tensor([0.0, 1.0]), (3, 4), "got torch.float32"),
+        (torch.tensor([0, 3]), (3, 4), r"index must lie in 0 .. 2, as there are 3 contexts; got 0 .. 3"),
+        (torch.tensor([-1, 0]), (3, 4), r"got -1 .. 0"),
+        (torch.tensor([0, 1]), (2, 3, 4), r"with an index, context must be \(G, \*\(4,\)\); got \(2, 3, 4\)"),
+        (torch.tensor([0, 1]), (4,), r"got \(4,\)"),
+    ],
+)
+def test_index_that_is_none_into_the_contexts_is_refused(index: Any, context: tuple[int, ...], message: str) -> None:
+    flow = flowzoo.build("galacticflow", 2, 4, num_steps=1, generator=generator(0, "init"))
+    with pytest.raises(ValueError, match=message):
+        flow.log_prob(torch.zeros(2, 2), torch.zeros(context), index)
 
 
 def galaxies() -> Splits:

@@ -223,6 +223,36 @@ class ContextBound(Honest):
             raise ValueError("needs a context")
 
 
+class Misplaced(Honest):
+    """Gives every event the first of the contexts that they share."""
+
+    def _each(self, function, x, c, index):
+        return super()._each(function, x, c, index if index is None else 0 * index)
+
+
+class Differentiating(Honest):
+    """Finds its log|det| by autograd, which inference mode has none of."""
+
+    def _to_latent(self, u, c):
+        with torch.enable_grad():
+            leaf = u if u.requires_grad else u.detach().requires_grad_()
+            z, log_det = super()._to_latent(leaf, c)
+            torch.autograd.grad(z.sum(), leaf, create_graph=True)
+        return z, log_det
+
+
+class Linearised(Honest):
+    """Its scores have the right gradient, and none of higher order."""
+
+    def _base(self, c):
+        class Base(DiagonalNormal):
+            def log_prob(self, z):
+                at = z.detach()
+                return super().log_prob(at) - (at * (z - at)).flatten(1).sum(1)
+
+        return Base()
+
+
 FAULTS = {
     "log_det_matches_autograd": [WrongLogDet],
     "round_trip": [NotTheInverse],
@@ -238,6 +268,9 @@ FAULTS = {
     "gradients_flow": [Numb, Detached],
     "step_does_not_wait": [Impatient],
     "broadcasting": [Chunky],
+    "shared_contexts": [Misplaced],
+    "inference_mode": [Differentiating],
+    "second_derivatives": [Linearised],
     "unconditional": [ContextBound],
     "starts_near_the_data": [Far],
     "empty_batch": [Full],
