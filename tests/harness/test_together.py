@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from flowzoo import FitConfig, Splits, build, lease, record, train
-from flowzoo.data import configure
+from flowzoo import build, lease, record, train
 from flowzoo.harness import execute, together
 from flowzoo.harness.folder import RunDirectoryError
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import LEASES
 from flowzoo.joint import Joint
-from flowzoo.seeding import generator
 
 Plan = Callable[..., list[Cell]]
 QUICK = {"posteriors": 0, "draws": 20, "seeds": (0, 1, 2)}
