@@ -179,15 +179,17 @@ def evaluate(
     if data is None and settings.datasets[0][1]:
         raise ConfigError("evaluate takes options of a dataset only with --data and its name")
     path, note = find_flow(run, model)
+    meta = checkpoint.read_meta(path)
+    if not as_json:
+        print(note or f"{meta['flow']['model']} from {path.name}", flush=True)  # the rest may take minutes
     found = evaluate_one(path, settings.datasets[0] if data else None, settings.bench)
-    meta, tested = checkpoint.read_meta(path), found.evaluation
+    tested = found.evaluation
     events, groups = (0, 0) if tested is None else (len(tested.x), len(tested.groups.unique()))
     if as_json:
         about = {"flow": str(path), "test_events": events, "test_groups": groups}
         text = json.dumps({**about, "metrics": found.metrics, "missing": found.missing}, indent=1, sort_keys=True)
         typer.echo(text)
         return
-    typer.echo(note or f"{meta['flow']['model']} from {path.name}")
     split = meta.get("split", {})
     fold = "" if split.get("fold") is None else f", fold {split['fold']} of {split['folds']} left out"
     own = f"{meta.get('data', {}).get('name')}, split {split.get('hash')}{fold}, as in training"
@@ -195,6 +197,12 @@ def evaluate(
     for name, value in sorted(found.metrics.items(), key=lambda item: not item[0].startswith("nll_")):
         typer.echo(f"{name:26} {value:.6g}")
     print_missing(found.missing)
+
+
+REFERENCES = (
+    "Evaluation takes minutes a cell besides: C2ST trains a classifier against each reference posterior; "
+    "--set bench.reference_draws=1000 is quicker, 0 leaves it out"
+)
 
 
 def _show_plan(cells: list[Any], console: Any) -> None:
@@ -222,3 +230,5 @@ def _show_plan(cells: list[Any], console: Any) -> None:
         )
     print_table(["dataset", "model", "seed", "parameters", "ms/step", "steps at most", "s at most"], rows)
     console.print(f"{len(cells)} cells, at most about {total:.0f} s of training here; nothing was trained")
+    if any(cell.source.splits.data.reference_posteriors and cell.bench.reference_draws for cell in cells):
+        console.print(REFERENCES)

@@ -55,7 +55,7 @@ class BenchConfig:
         posterior_method: how posteriors are drawn from a likelihood: grid (up to three parameters), importance, mcmc,
             or auto.
         reference_draws: draws from each posterior for which the dataset has reference draws, at most as many as those;
-            0 for none.
+            0 for none. C2ST trains a classifier on them, minutes a cell for 10 posteriors of 10,000 draws.
         context_gain: train each config a second time without context, and say what the context is worth.
         max_passes: sampling is skipped, with this reason, where one draw takes more sequential network passes
             (a count and not a time, so that the same command gives the same table).

@@ -32,8 +32,9 @@ class PosteriorError:
       side.
     - ``posterior_rmse``: root mean square of :math:`m - \theta^*` in units of the prior's spread, mean over
       parameters. 1 is what the prior's mean reaches.
-    - ``log_posterior_truth``: mean of log q(theta* | x), nats in the units of theta. Empty where q is known up to a
-      constant only. The one score here whose best value only the exact posterior reaches.
+    - ``log_posterior_truth``: mean of log q(theta* | x), nats in the units of theta, and its standard error over
+      observations. Empty where q is known up to a constant only. The one score here whose best value only the exact
+      posterior reaches, and the one that compares a posterior flow with a likelihood flow.
 
     Kept: ``z`` and ``contraction_by_observation`` (N, D); ``z_mean_by_parameter``, signed, ``z_std_by_parameter`` and
     ``rmse_by_parameter`` (D,).
@@ -53,6 +54,7 @@ class PosteriorError:
         Column("contraction", "none", "1 - posterior variance / prior variance, mean over parameters"),
         Column("posterior_rmse", "lower", "RMSE of the posterior mean, in standard deviations of the prior"),
         Column("log_posterior_truth", "higher", "mean log q(true theta | x), nats"),
+        Column("log_posterior_truth_se", "none", "standard error of log_posterior_truth over observations"),
     )
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float | str | Tensor]:
@@ -64,7 +66,7 @@ class PosteriorError:
         z, contraction, error = posterior_error(posteriors)
         mean, rmse = z.mean(0), error.square().mean(0).sqrt()
         truth = "q is known up to a constant only: no evidence was computed"
-        scores = posteriors.truth_log_prob
+        scores = posteriors.truth_log_prob.double()
         if posteriors.normalised:
             excluded = int(scores.isneginf().sum())
             truth = f"q excludes the truth at {excluded} of {len(scores)} observations" if excluded else ""
@@ -73,7 +75,8 @@ class PosteriorError:
             "z_std_error": float((z - mean).square().mean().sqrt() - 1),
             "contraction": float(contraction.mean()),
             "posterior_rmse": float(rmse.mean()),
-            "log_posterior_truth": truth or float(scores.double().mean()),
+            "log_posterior_truth": truth or float(scores.mean()),
+            "log_posterior_truth_se": truth or float(scores.std() / len(scores) ** 0.5),
             "z": z,
             "contraction_by_observation": contraction,
             "z_mean_by_parameter": mean,

@@ -194,11 +194,15 @@ _POSTERIORS = (
     ("coverage error", "coverage_error"),
     ("contraction", "contraction"),
     ("RMSE (prior sd)", "posterior_rmse"),
-    ("log q(truth) (nats)", "log_posterior_truth"),
 )
 POSTERIORS = (
     Shown("C2ST (published NPE)", ("c2st", "c2st_published"), with_published, "c2st_observations"),
     *(Shown(heading, (name,), with_word(name)) for heading, name in _POSTERIORS),
+    Shown(
+        "log q(truth) ± SE (nats)",
+        ("log_posterior_truth", "log_posterior_truth_se"),
+        lambda row: with_error(row, "log_posterior_truth", "log_posterior_truth_se"),
+    ),
 )
 
 # A dataset has a block of each of these that has something to say: what its title adds, and the columns.
@@ -210,5 +214,5 @@ OPTIONAL = {
     *("context_gain", "context_gain_se", "context_gain_seed_se", "class_accuracy"),
     # Where no model has them, the reason is that of SW, which stands in the first block.
     *(source for column in POINTS for source in column.sources),
-    *("c2st_observations", "c2st_published", "log_posterior_truth"),
+    *("c2st_observations", "c2st_published", "log_posterior_truth", "log_posterior_truth_se"),
 }

@@ -21,6 +21,10 @@ _POSTERIORS = {
 }
 
 
+_TRUTH = "log_posterior_truth"
+FEW = 10  # test groups, below which an error of a mean may easily be off by half
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The findings on one dataset.
@@ -28,7 +32,7 @@ class Verdict:
     Args:
         dataset: its name.
         take: the model to take, empty if none has a score: of the best and those tied with it the first, by NLL, of
-            which no column is bad, or else the best.
+            which no column is bad, or else the best. Where NLLs do not compare, that of the highest log q(truth).
         lines: the findings, a sentence or two each, without a full stop at their end; the first is on the fit.
     """
 
@@ -55,10 +59,20 @@ def verdicts(table: Table, cells: Sequence[Cell] = ()) -> list[Verdict]:
 
 def _verdict(dataset: str, rows: list[Row], cells: Sequence[Cell]) -> Verdict:
     best = next((row for row in rows if row["best"]), None)
+    scored = [row for row in rows if has(row, "nll_nats")]
+    apart = [row["model"] for row in scored if best is None or row["split_hash"] != best["split_hash"]]
+    apart = apart if len({row["split_hash"] for row in scored}) > 1 else []
     lost = []
     for status, words in (("failed", "failed"), ("partial", "failed for some seeds")):
         names = [row["model"] for row in rows if row["status"] == status]
         lost += [f"{_and(names)} {words}: the reasons are beside the table"] if names else []
+    by_truth = sorted((row for row in rows if has(row, _TRUTH)), key=lambda row: -row[_TRUTH])
+    if apart and len(by_truth) == len(scored):
+        lines = [*_by_posterior(by_truth), *_calibration(rows, by_truth[0]), *_unfinished(rows, cells)]
+        return Verdict(dataset, by_truth[0]["model"], (*lines, *lost))
+    if apart and best is not None:
+        were = "was" if len(apart) == 1 else "were"
+        lost.append(f"{_and(apart)} {were} scored on other events than {best['model']}: their NLLs do not compare")
     if best is None:
         return Verdict(dataset, "", tuple(lost) or ("No model can be compared: the reasons are beside the table",))
     near = [row for row in rows if row["tied"]]
@@ -74,8 +88,20 @@ def _verdict(dataset: str, rows: list[Row], cells: Sequence[Cell]) -> Verdict:
         *_draws(take),
         *_calibration(rows, take),
         *_unfinished(rows, cells),
+        *_few(cells),
     ]
     return Verdict(dataset, take["model"], (*found, *lost))
+
+
+def _by_posterior(ranked: list[Row]) -> list[str]:
+    """Where NLLs are of different events: of theta for one flow and of x for another, or of two splits."""
+    first, second = ranked[0], ranked[1]
+    values = [_with_error(row[_TRUTH], row.get(f"{_TRUTH}_se", math.nan)) for row in (first, second)]
+    return [
+        "The NLLs are of different events (those of theta and of x are, and those of two splits) and do not compare; "
+        f"log q of the true parameters does: {first['model']} has the highest, {values[0]} nats, before "
+        f"{second['model']} with {values[1]}; each at test observations of its own split, so the errors do not cancel"
+    ]
 
 
 def _fit(rows: list[Row], best: Row, near: list[Row]) -> list[str]:
@@ -118,6 +144,13 @@ def _choice(take: Row, best: Row, judged: Mapping[str, list[str]]) -> list[str]:
     return [
         f"It is bad in {_and(wrong)}, as all are that are as good" if len(judged) > 1 else f"It is bad in {_and(wrong)}"
     ]
+
+
+def _few(cells: Sequence[Cell]) -> list[str]:
+    """Errors are of the scatter between test groups, of which there must be some."""
+    counts = [len(cell.scores["group"].unique()) for cell in cells if "group" in cell.scores]
+    least = min(counts, default=FEW)
+    return [f"Its test groups are {least}: errors from so few are themselves guesses"] if 1 < least < FEW else []
 
 
 def _excess(row: Row) -> list[str]:

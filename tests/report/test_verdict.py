@@ -1,5 +1,6 @@
 """What is said of a table: which flow to take, and why."""
 
+import dataclasses
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from flowzoo.report.figures_training import HISTORY
 from flowzoo.report.table import Cell, make_table
 
 SHARED = 20 * torch.randn(300, generator=torch.Generator().manual_seed(0))
+SE = {"log_posterior_truth_se": 0.025}
 NOISE = 0.1 * torch.randn(300, generator=torch.Generator().manual_seed(1))
 TIE = SHARED + NOISE - NOISE.mean() - 1e-4
 
@@ -75,6 +77,13 @@ def test_one_test_group_claims_no_order():
     assert "of one test group no error is known" in found.lines[0]
 
 
+def test_few_test_groups_are_said():
+    assert said(cell("a", SHARED, groups=4)).lines[-1] == (
+        "Its test groups are 4: errors from so few are themselves guesses"
+    )
+    assert not [line for line in said(cell("a", SHARED, groups=10)).lines if "guesses" in line]
+
+
 def test_gain_of_context_draws_and_excess_are_said_of_the_one_taken():
     cells = [
         cell("maf", SHARED, context_gain=0.1, context_gain_se=0.2, c2st=0.9, c2st_floor=0.5, excess_nll=0.3),
@@ -102,6 +111,25 @@ def test_failures_are_said_and_nothing_is_taken_where_nothing_can_be_compared():
     found = said(broken)
     assert found.take == ""
     assert found.lines == ("broken failed: the reasons are beside the table",)
+
+
+def on(split, found):
+    return found._replace(record=dataclasses.replace(found.record, split_hash=split))
+
+
+def test_flows_of_different_events_are_told_apart_by_the_truth_of_their_posteriors():
+    of_theta = [on("theta", cell(name, SHARED - i, log_posterior_truth=20.0, **SE)) for i, name in enumerate("ab")]
+    of_x = on("x", cell("c", SHARED - 9, log_posterior_truth=20.29, calibration_p=0.5, **SE))
+    found = said(*of_theta, of_x)
+    assert found.take == "c"
+    assert "c has the highest, 20.290 ± 0.025 nats, before a with 20.000 ± 0.025" in found.lines[0]
+    assert "The posteriors of c pass the calibration tests (p = 0.50)" in found.lines
+
+
+def test_flows_of_different_events_without_posteriors_are_said_not_to_compare():
+    found = said(*(cell(name, SHARED - i) for i, name in enumerate("ab")), on("x", cell("c", SHARED + 9)))
+    assert found.take == "a"
+    assert found.lines[-1] == "c was scored on other events than a: their NLLs do not compare"
 
 
 def test_nothing_is_said_of_what_is_not_there():
