@@ -36,6 +36,7 @@ class Case:
         line: event shape of one dimension, or None if the model takes none.
         plane: event shape of two dimensions, or None.
         tolerance: relative error that counts as rounding.
+        steps: of the training before the checks.
     """
 
     name: str
@@ -45,16 +46,17 @@ class Case:
     line: tuple[int, ...] | None = (1,)
     plane: tuple[int, ...] | None = (2,)
     tolerance: float = TOLERANCE
+    steps: int = TRAINING_STEPS
 
     def build(self, event: tuple[int, ...] | None = None, context: tuple[int, ...] | None = None) -> ConditionalFlow:
         """A flow that has been trained a little, because at its neutral start a flow hides its faults."""
         shapes = event or self.event, self.context if context is None else context
-        return copy.deepcopy(_trained(self.name, self.options, *shapes))
+        return copy.deepcopy(_trained(self.name, self.options, self.steps, *shapes))
 
 
 @functools.cache
 def _trained(
-    name: str, options: tuple[tuple[str, Any], ...], event: tuple[int, ...], context: tuple[int, ...]
+    name: str, options: tuple[tuple[str, Any], ...], steps: int, event: tuple[int, ...], context: tuple[int, ...]
 ) -> ConditionalFlow:
     source = generator(0, "conformance", name)
     flow = build(name, event, context, generator=source, **dict(options))
@@ -63,7 +65,7 @@ def _trained(
     parameters = [p for p in flow.parameters() if p.requires_grad]
     if parameters:
         optimizer = torch.optim.Adam(parameters, lr=3e-3)
-        for i in range(TRAINING_STEPS):
+        for i in range(steps):
             rows = slice(128 * (i % 16), 128 * (i % 16 + 1))
             optimizer.zero_grad()
             (-flow(x[rows], c[rows]).mean()).backward()
