@@ -15,7 +15,8 @@ from torch import Tensor
 from flowzoo import config as configs
 from flowzoo.bijectors import Identity
 from flowzoo.config import ConfigError
-from flowzoo.harness._gaps import in_words, open_as_trained_on
+from flowzoo.harness._gaps import declared, in_words, open_as_trained_on
+from flowzoo.harness._reach import Far, reach_in
 from flowzoo.harness._rows import Rows, require
 from flowzoo.harness._trained import Trained
 from flowzoo.harness.as_trained import dataset_of, open_as_trained, split_options
@@ -23,7 +24,6 @@ from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.source import Source
 
 PARTS = ("test", "validation", "train", "all")
-FAR = 5.0  # training spreads
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def from_table(
     lost = ~np.isfinite(contexts)
     if lost.any():
         row, column = (int(k[0]) for k in np.nonzero(lost))
-        count_lost = int(lost.any(1).sum())
+        count_lost, words = int(lost.any(1).sum()), in_words(declared(trained.meta))
         raise ConfigError(
             f"{path}: context {label(ids[row])} has {names[column]} = {context[row, column]:g}; {count_lost} of "
-            f"{total} contexts are not finite in float32{in_words(trained)}: leave them out, or fill them"
+            f"{total} contexts are not finite in float32{words}: leave them out, or fill them"
         )
     counts = np.full(total, n or 0)
     if count is not None:
@@ -167,27 +167,31 @@ def check_contexts(galaxies: Galaxies, trained: Trained, warn: Callable[[str], N
     Raises:
         ConfigError: naming a galaxy.
     """
-    flow = trained.flow
-    if not flow.context_shape.numel() or isinstance(flow.context_map, Identity):
+    flow, far, start = trained.flow, far_contexts(trained, show=label), 0
+    if not flow.context_shape.numel():
         return
-    with torch.no_grad():
-        # Images in parts: a catalogue of them is larger than a device.
-        parts = galaxies.contexts.split(max(1, 2**24 // flow.context_shape.numel()))
-        mapped = [flow.context_map.to_latent(trained.on_device(p))[0].flatten(1).abs().amax(1).cpu() for p in parts]
-    largest = torch.cat(mapped)
-    lost = (~torch.isfinite(largest)).nonzero().flatten().tolist()
+    lost = []
+    # Images in parts: a catalogue of them is larger than a device.
+    for part in galaxies.contexts.split(max(1, 2**24 // flow.context_shape.numel())):
+        if not isinstance(flow.context_map, Identity):
+            with torch.no_grad():
+                mapped = flow.context_map.to_latent(trained.on_device(part))[0].flatten(1)
+            lost += [start + k for k in (~mapped.isfinite().all(1)).nonzero().flatten().tolist()]
+        far.add(part, galaxies.ids[start : start + len(part)])
+        start += len(part)
     if lost:
         raise ConfigError(
-            f"{len(lost)} of {len(largest)} contexts, the first {label(galaxies.ids[lost[0]])}, are such that "
+            f"{len(lost)} of {start} contexts, the first {label(galaxies.ids[lost[0]])}, are such that "
             "the flow cannot take them (a logarithm of what is not positive, or beyond float32); leave them out"
         )
-    far = (largest > FAR).nonzero().flatten().tolist()
-    if far:
-        worst = max(far, key=lambda k: float(largest[k]))
-        warn(
-            f"{len(far)} of {len(largest)} contexts are more than {FAR:g} training spreads from the mean of "
-            f"the training's, {label(galaxies.ids[worst])} {float(largest[worst]):.3g}: extrapolated"
-        )
+    for line in far.said():
+        warn(line)
+
+
+def far_contexts(trained: Trained, **called: Any) -> Far:
+    """Counts contexts far outside of those of the training; ``called`` is how ``Far`` names them."""
+    names = trained.context_names or ()
+    return Far(reach_in(trained.meta, "context"), names, trained.flow.context_map, noun="context", **called)
 
 
 def as_numbers(column: np.ndarray, name: str, path: object) -> np.ndarray:

@@ -13,13 +13,20 @@ from torch import Tensor
 from flowzoo.config import ConfigError
 from flowzoo.data._labels import shortened
 from flowzoo.data._readers import TABLES, Source, open_table, shape_of
+from flowzoo.harness._gaps import Gaps, in_words
 
 ARRAYS = ("x", "observation", "observations", "maps")  # what an array of observations is called, first that is there
+NONE = Gaps()
 TRUTHS = ("theta", "truth", "true_parameters", "parameters")
 
 
 def read_observations(
-    path: Path, shape: Sequence[int], names: Sequence[str], parameters: Sequence[str], array: str | None = None
+    path: Path,
+    shape: Sequence[int],
+    names: Sequence[str],
+    parameters: Sequence[str],
+    array: str | None = None,
+    gaps: Gaps = NONE,
 ) -> tuple[Tensor, Tensor | None]:
     """Observations, and the parameters that made them where the file has these.
 
@@ -34,6 +41,7 @@ def read_observations(
         names: of its columns.
         parameters: names of the parameters.
         array: the array of observations, by name.
+        gaps: that its columns may have, filled and flagged as in the training.
 
     Returns:
         ``(K, *shape)`` and ``(K, D)`` or None, in float32.
@@ -44,12 +52,15 @@ def read_observations(
     """
     try:
         with open_table(str(path)) as table:
-            if array is None and names and _has(table, names):
-                x = _columns(table, path, names)
+            if array is None and names and _has(table, gaps.read(names, table.arrays.__contains__)):
+                x = _columns(table, path, names, gaps)
             elif array is None and path.suffix.lower() in TABLES:  # where one array is no observation
-                x = _rows(table, path, tuple(shape), names)
+                x = _rows(table, path, tuple(shape), [name for name in names if name not in gaps.owners])
             else:
                 x = _array(table, path, tuple(shape), names, array)
+                if gaps.missing and x.shape[1:] == (len(names),):
+                    found = dict(zip(names, x.T, strict=True))
+                    x = np.stack([_numbers(gaps.made(name, found), path, name) for name in names], 1)
             truth = _truth(table, path, len(x), parameters)
     except ConfigError:
         raise
@@ -57,10 +68,12 @@ def read_observations(
         raise ConfigError(str(error)) from None
     if not len(x):
         raise ConfigError(f"{path} holds no observations: 0 rows; expected at least one")
-    for what, value in (("observations", x), ("true parameters", truth)):
+    for what, value, words in (("observations", x, in_words(gaps.missing)), ("true parameters", truth, "")):
         lost = 0 if value is None else int((~np.isfinite(value.reshape(len(value), -1)).all(1)).sum())
         if lost:
-            raise ConfigError(f"{path}: {lost} of {len(x)} {what} hold a value that is not finite; leave them out")
+            raise ConfigError(
+                f"{path}: {lost} of {len(x)} {what} hold a value that is not finite{words}; leave them out"
+            )
     # Copies: what is mapped from a file cannot be written to.
     return torch.tensor(x), None if truth is None else torch.tensor(truth)
 
@@ -77,8 +90,9 @@ def _numbers(values: Any, path: Path, name: str) -> np.ndarray:
         raise ConfigError(f"{path}: '{name}' must hold real numbers; it holds {values.dtype}") from None
 
 
-def _columns(table: Source, path: Path, names: Sequence[str]) -> np.ndarray:
-    return np.stack([_numbers(c, path, name) for name, c in table.columns(list(names)).items()], 1)
+def _columns(table: Source, path: Path, names: Sequence[str], gaps: Gaps = NONE) -> np.ndarray:
+    found = table.columns(gaps.read(names, table.arrays.__contains__))
+    return np.stack([_numbers(gaps.made(name, found), path, name) for name in (names if gaps.missing else found)], 1)
 
 
 def _has(table: Source, names: Sequence[str]) -> bool:

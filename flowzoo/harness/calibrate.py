@@ -14,9 +14,10 @@ from flowzoo import __version__, checkpoint
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness._gaps import gaps_of
 from flowzoo.harness._given_prior import beside_training
 from flowzoo.harness._observations import read_observations
-from flowzoo.harness._reach import far_off
+from flowzoo.harness._reach import beyond_thetas, far_off, reach_in
 from flowzoo.harness._trained import as_typed, find_flow
 from flowzoo.harness.as_trained import open_to_test
 from flowzoo.harness.bench_config import BenchConfig
@@ -123,16 +124,17 @@ def calibrate_flow(
             "or take data with more test groups"
         )
     # Before the long part, for what is wrong in them.
-    given = None if x is None else _given(x, array, source)
+    given = None if x is None else _given(x, array, source, meta)
     data, learnt = source.splits.data, meta.get("inference") or {}
     try:
         posterior_of(flow, data).method_for(method)
     except ValueError as error:
         raise ConfigError(f"{path}: {as_typed(str(error))}") from None
     said = beside_training(asked.prior, learnt, data.theta_names, path)
+    maps = sides(data.theta, flow.x_map, flow.context_map)
+    reach = [reach_in(meta, side) for side in sides(data.theta, "event", "context")]
     if given is not None:
-        own_units = sides(data.theta, flow.x_map, flow.context_map)[1]
-        said += far_off(given, learnt.get("reach"), data.observation_names, own_units)
+        said += far_off(given, reach[1], data.observation_names, maps[1])
     make_writable(out)
     with cpu_threads(threads):
         found = evaluate_flow(flow, source, seed, bench, draws=("posteriors",))
@@ -153,7 +155,9 @@ def calibrate_flow(
     label = note or f"{meta['flow']['model']} from {path.name}"
     record = Record(name, meta["flow"]["model"], seed, "", "ok", metrics=metrics, labels=labels_of(data))
     pictures = write_figures([Cell(record, found.scores)], out)
-    notes = [*said, *map(as_typed, found.notes)]
+    posteriors = found.evaluation.posteriors if found.evaluation is not None else None
+    beyond = [] if posteriors is None else beyond_thetas(posteriors.draws, reach[0], posteriors.names, maps[0])
+    notes = [*said, *beyond, *map(as_typed, found.notes)]
     about = {
         "flow": str(path),
         "version": __version__,
@@ -173,10 +177,11 @@ def _prior_option(name: str) -> str:
     return "of a table of simulations (--data table) it is the option data.prior"
 
 
-def _given(file: Path, array: str | None, source: Source) -> Tensor:
+def _given(file: Path, array: str | None, source: Source, meta: Mapping[str, Any]) -> Tensor:
     """The observations of a file."""
     data = source.splits.data
-    x = read_observations(file, data.observation_shape, data.observation_names, data.theta_names, array)[0]
+    names, gaps = data.observation_names, gaps_of(meta, data.observation_names)
+    x = read_observations(file, data.observation_shape, names, data.theta_names, array, gaps)[0]
     return x + data.half_level
 
 

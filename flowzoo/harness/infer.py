@@ -12,10 +12,11 @@ from torch import Tensor
 from flowzoo import checkpoint, inference
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness._gaps import gaps_of
 from flowzoo.harness._given_prior import prior_of
 from flowzoo.harness._observations import read_observations
 from flowzoo.harness._posterior_files import SAMPLES, SUMMARY, write_posteriors
-from flowzoo.harness._reach import far_off
+from flowzoo.harness._reach import beyond_thetas, far_off, reach_in
 from flowzoo.harness._trained import as_typed, find_flow
 from flowzoo.harness.as_trained import check_unchanged, dataset_of, open_as_trained, split_options
 from flowzoo.harness.bench_config import BenchConfig
@@ -119,7 +120,8 @@ def infer_file(
     if not overwrite and (there := [out / name for name in (SAMPLES, SUMMARY) if (out / name).exists()]):
         raise ConfigError(f"{there[0]} exists; give another --out, or --overwrite")
     if x is not None:
-        values, truth = read_observations(x, known.shape, known.observation_names, known.names, array)
+        gaps = gaps_of(meta, known.observation_names)
+        values, truth = read_observations(x, known.shape, known.observation_names, known.names, array, gaps)
         values = values + known.half_level
     else:
         values, truth = _of_test(meta, path, test, device)
@@ -128,8 +130,9 @@ def infer_file(
         posterior.method_for(method)
         if truth is not None and chosen is not None:
             warned += inference.check_covers(chosen, truth, known.names)
-        own_units = sides(known.theta, flow.x_map, flow.context_map)[1]
-        warned += far_off(values, known.inference.get("reach"), known.observation_names, own_units)
+        maps = sides(known.theta, flow.x_map, flow.context_map)
+        reach = [reach_in(meta, side) for side in sides(known.theta, "event", "context")]
+        warned += far_off(values, reach[1], known.observation_names, maps[1])
         if x is None and len(values) < test:
             warned.append(f"--test {test}: the test part has {len(values)} groups, of each of which one is taken")
         make_writable(out)
@@ -138,7 +141,8 @@ def infer_file(
     except ValueError as error:
         raise ConfigError(f"{path}: {as_typed(str(error))}") from None
     summary = inference.summarise(found, known.names, truth)
-    said = [*warned, *map(as_typed, found.warnings)]
+    beyond = beyond_thetas(found.theta, reach[0], known.names, maps[0])
+    said = [*warned, *map(as_typed, found.warnings), *beyond]
     bounds = None if chosen is None else (chosen.low, chosen.high)
     files = write_posteriors(out, found, known.names, known.units, truth, bounds, summary, path, said)
     label = note or f"{meta['flow']['model']} from {path.name}"

@@ -226,19 +226,19 @@ def save_flow(flow: ConditionalFlow, path: Path, cell: Cell, result: train.FitRe
             "notes": list(splits.data.notes),
         },
         inference=_inference(splits),
+        reach=reach_of(splits),
         fit={"status": result.status, "reason": result.reason, "history": result.history},
     )
 
 
 def _inference(splits: Splits) -> dict[str, Any] | None:
-    """What is theta, its prior, and what observations looked like, so that posteriors need no data."""
+    """What is theta, and its prior, so that posteriors need no data."""
     data = splits.data
     if data.prior is None:
         return None
     known: dict[str, Any] = {"theta": data.theta, "prior": data.prior.describe()}
     known |= {} if data.levels is None else {"step": data.levels.step}
-    reach = reach_of(splits)
-    return known if reach is None else {**known, "reach": reach}
+    return known
 
 
 @contextmanager

@@ -17,8 +17,19 @@ from torch import Tensor
 
 from flowzoo import __version__, progress
 from flowzoo.config import ConfigError
-from flowzoo.harness._galaxies import Galaxies, as_ids, as_numbers, cast, check_contexts, from_table, id_of, label
-from flowzoo.harness._gaps import in_words, open_as_trained_on
+from flowzoo.harness._galaxies import (
+    Galaxies,
+    as_ids,
+    as_numbers,
+    cast,
+    check_contexts,
+    far_contexts,
+    from_table,
+    id_of,
+    label,
+)
+from flowzoo.harness._gaps import declared, in_words, open_as_trained_on
+from flowzoo.harness._reach import Far
 from flowzoo.harness._rows import Parts, rebatched, require
 from flowzoo.harness._trained import Trained, open_trained
 from flowzoo.harness._writers import Column, check_target, table_writer
@@ -122,17 +133,20 @@ def score_file(
         ids = [Column(id_name, _id_dtype(rows.dtype(id_name)), repeats=True)] if id_name else []
         about = {"flow": trained.path.name, "model": trained.meta["flow"]["model"], "version": __version__}
         context = _Contexts(trained, known, file, galaxies)
+        far = far_contexts(trained, place="row") if known is None else None  # those of a table were looked at
         with (
             cpu_threads(threads),
             progress.bar("density", count, shown=show) as update,
             table_writer(out, [*ids, score], overwrite=overwrite, about=about) as write,
         ):
             blocks = rebatched(_numbers(rows.parts(names, chunk), names, id_name, file), BLOCK)
-            for part in rebatched(_scores(trained, context, blocks, bool(id_name), totals), chunk):
+            for part in rebatched(_scores(trained, context, blocks, bool(id_name), totals, far), chunk):
                 write(part)
                 update(totals.rows, "")
+    for line in far.said() if far else ():
+        warn(line)
     for number, what in (
-        (totals.missing, f"hold a value that is not finite{in_words(trained)}"),
+        (totals.missing, f"hold a value that is not finite{in_words(declared(trained.meta))}"),
         (totals.outside, "lie where q has no finite value"),
     ):
         if number:
@@ -211,7 +225,12 @@ def _numbers(parts: Parts, names: Sequence[str], id_name: str | None, file: str 
 
 
 def _scores(
-    trained: Trained, context: _Contexts, blocks: Iterator[list[np.ndarray]], has_id: bool, totals: _Totals
+    trained: Trained,
+    context: _Contexts,
+    blocks: Iterator[list[np.ndarray]],
+    has_id: bool,
+    totals: _Totals,
+    far: Far | None,
 ) -> Iterator[list[np.ndarray]]:
     """Ids, if there are any, and log p, block by block."""
     width = len(trained.names)
@@ -224,6 +243,8 @@ def _scores(
         scores = np.full(len(x), np.nan, trained.dtype)
         if known.any():
             scores[known] = _log_prob(trained, x[known], c[known])
+            if far is not None and c.shape[1]:
+                far.add(torch.from_numpy(c[known]), totals.rows + np.flatnonzero(known))
         totals.add(scores, int((~known).sum()), ids)
         yield [scores] if ids is None else [ids, scores]
 

@@ -16,6 +16,7 @@ LEANS = 0.1  # share of the posterior there from which it is said: ten times the
 MANY = 20  # observations, over which a share of them must lean
 MANY_LEAN = 0.1
 SHAPES = 256  # draws at which the shapes of two priors are compared
+WIDER = "widen the prior as far as the training went, or simulate and train on a wider one"
 SAME = 1e-3  # nats, by which the ratio of their densities varies, from rounding
 
 
@@ -46,7 +47,7 @@ def check_covers(prior: Prior, truth: Tensor, names: Sequence[str] | None = None
             ends = f"[{float(prior.low[d]):.6g}, {float(prior.high[d]):.6g}]"
             said.append(
                 f"the prior does not cover the truth: {name} = {float(truth[lost, d][0]):.6g} lies outside {ends} "
-                f"({of_observations(lost)}); widen the prior of {name}"
+                f"({of_observations(lost)}); {WIDER}"
             )
     return tuple(said)
 
@@ -104,7 +105,8 @@ def leaning(prior: Prior, theta: Tensor, names: Sequence[str] = ()) -> list[str]
     names = names or [f"parameter {d + 1}" for d in range(prior.dim)]
     return [
         f"{names[d]}: the posterior leans on an end of the prior for {of_observations(crowded[:, d])} (over "
-        f"{LEANS:.0%} of it is in the outermost {RIM:.0%} of the prior); the data may want values beyond: widen it"
+        f"{LEANS:.0%} of it is in the outermost {RIM:.0%} of the prior); the data may want values beyond: "
+        f"{WIDER}"
         for d in range(prior.dim)
         if int(crowded[:, d].sum()) > fewest
     ]

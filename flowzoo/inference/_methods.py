@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowzoo.inference._checks import WIDER
 from flowzoo.inference._coordinates import FAR, Coordinates
 from flowzoo.inference._grid import TOLERANCE, grid
 from flowzoo.inference._importance import importance
@@ -111,6 +112,7 @@ def _back(coordinates: Coordinates, v: Tensor, height: Tensor, integral: Tensor 
     if bool(far.any()):
         found.warnings.append(
             f"the prior all but excludes the posterior of {of_observations(far)}: it reaches beyond {FAR:g} standard "
-            f"deviations of the prior, and is cut at {float(coordinates.high.max()):g}; widen the prior"
+            f"deviations of the prior, and is cut at {float(coordinates.high.max()):g}; "
+            f"{WIDER}"
         )
     return found

@@ -1,11 +1,13 @@
 """``flowzoo infer`` and ``calibrate`` from a saved flow: what they write, and what they refuse."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -140,6 +142,104 @@ def test_one_observation_of_many_without_a_posterior(flow: Path, tmp_path: Path)
     assert summary[1]["parameters"]["theta1"]["mean"] is None
     assert summary[1]["parameters"]["theta1"]["inside_68"] is None
     assert done.rows(3)[2][2] == "nan"
+
+
+def write(frame: pd.DataFrame, path: Path) -> Path:
+    """A table of that ending."""
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".npz":
+        np.savez(path, **{name: frame[name].to_numpy() for name in frame})
+    else:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            for name in frame:
+                file[name] = frame[name].to_numpy(np.float32)
+    return path
+
+
+@pytest.fixture(scope="module")
+def hubble(plan: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A likelihood of two noisy numbers of H0, which was 60 to 80 in the simulations."""
+    folder = tmp_path_factory.mktemp("hubble")
+    rng = np.random.default_rng(0)
+    h0 = rng.uniform(60, 80, 2000)
+    table = pd.DataFrame({"H0": h0, "v": h0 + rng.normal(size=2000), "noisy": h0 + rng.normal(0, 20, 2000)})
+    table.to_csv(folder / "sims.csv", index=False)
+    for x, name in (("v", "sharp"), ("noisy", "blunt")):
+        options = {"path": str(folder / "sims.csv"), "x": x, "context": "H0", "prior": {"H0": "uniform(60, 80)"}}
+        fit_one(
+            plan(["gaussian"], data="table", options=options, train={"steps": 0})[0], folder / f"{name}.safetensors"
+        )
+    return folder
+
+
+def test_posterior_where_no_simulation_was_is_said(hubble: Path, tmp_path: Path):
+    pd.DataFrame({"v": [62.0, 79.9, 85.0, 88.0]}).to_csv(tmp_path / "x.csv", index=False)
+    wide = {"H0": "uniform(40, 100)"}
+    done = infer_file(hubble / "sharp.safetensors", tmp_path / "a", x=tmp_path / "x.csv", prior=wide, n=1000)
+    (said,) = (text for text in done.warnings if "beyond the thetas" in text)
+    assert re.fullmatch(
+        r"up to 100% of the posterior of H0 lies beyond the thetas that the flow was trained on "
+        r"\(60[.\d]* to 79\.9\d\), for 3 of 4 observations: simulate there and train again",
+        said,
+    )
+    assert said in json.loads((tmp_path / "a/summary.json").read_text())["warnings"]
+    # Under the prior of the training nothing lies there, and what leans on its end leads to no extrapolation.
+    done = infer_file(hubble / "sharp.safetensors", tmp_path / "b", x=tmp_path / "x.csv", n=1000)
+    assert not any("beyond the thetas" in text for text in done.warnings)
+    (said,) = (text for text in done.warnings if "leans on an end" in text)
+    assert said.endswith("widen the prior as far as the training went, or simulate and train on a wider one")
+
+
+def test_calibration_beyond_the_simulations_is_said(hubble: Path, tmp_path: Path):
+    options = {"path": str(hubble / "sims.csv"), "x": "noisy", "context": "H0"}
+    wide = ("table", {**options, "prior": {"H0": "uniform(40, 100)"}})
+    done = calibrate_flow(hubble / "blunt.safetensors", tmp_path / "a", dataset=wide, n=25, draws=50, reference_draws=0)
+    (said,) = (text for text in done.notes if "beyond the thetas" in text)
+    assert "the posterior of H0 lies beyond" in said
+    assert "for 25 of 25 observations" in said
+    done = calibrate_flow(hubble / "blunt.safetensors", tmp_path / "b", n=25, draws=50, reference_draws=0)
+    assert not any("beyond the thetas" in text for text in done.notes)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".npz", ".h5", ".parquet"])
+def test_gaps_of_observations_are_filled_as_in_the_training(plan: Callable, tmp_path: Path, ending: str):
+    rng = np.random.default_rng(0)
+    h0 = rng.uniform(60, 80, 400)
+    table = pd.DataFrame({"H0": h0, "v": h0 + rng.normal(size=400), "z": rng.normal(size=400)})
+    table.loc[::5, "v"] = -99
+    table.to_csv(tmp_path / "sims.csv", index=False)
+    options = {
+        "path": str(tmp_path / "sims.csv"),
+        "x": "H0",
+        "context": "v,z",
+        "missing": "-99",
+        "prior": {"H0": "uniform(60, 80)"},
+    }
+    path = tmp_path / "flow.safetensors"
+    fit_one(plan(["gaussian"], data="table", options=options, train={"steps": 0})[0], path)
+    fill = checkpoint.read_meta(path)["columns"]["fills"]["v"]
+
+    def found(name: str, frame: pd.DataFrame) -> torch.Tensor:
+        file = write(frame, tmp_path / f"{name}{ending}")
+        return infer_file(path, tmp_path / name, x=file, n=50).found.theta
+
+    gaps = found("gaps", pd.DataFrame({"v": [70.0, -99], "z": [0.0, 1]}))
+    flagged = pd.DataFrame({"v": [70.0, fill], "z": [0.0, 1], "v missing": [0.0, 1]})
+    assert torch.equal(gaps, found("flagged", flagged))
+    if ending == ".npz":
+        np.savez(tmp_path / "array.npz", x=[[70.0, 0, 0], [-99, 1, 0]])
+        done = infer_file(path, tmp_path / "array", x=tmp_path / "array.npz", n=50)
+        assert torch.equal(gaps, done.found.theta)
+        given = calibrate_flow(path, tmp_path / "c", x=tmp_path / "gaps.npz", n=40, draws=50, reference_draws=0)
+        assert len(given.local) == 2
+    with pytest.raises(ConfigError, match=r"1 of 2 observations hold .* finite \(-99 counts as such: data.missing of"):
+        found("other", pd.DataFrame({"v": [70.0, 71], "z": [0.0, -99]}))
+    with pytest.raises(ConfigError, match="v, z"):
+        found("none", pd.DataFrame({"z": [0.0, 1]}))
 
 
 def test_warnings_name_parameters(flow: Path, tmp_path: Path):

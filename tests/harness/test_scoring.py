@@ -17,7 +17,7 @@ from flowzoo.data._readers import open_table
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness._rows import rebatched
 from flowzoo.harness.drawing import sample_catalogue
-from flowzoo.harness.scoring import Scored, score_file
+from flowzoo.harness.scoring import BLOCK, Scored, score_file
 
 ENDINGS = [".h5", ".parquet", ".npz", ".csv"]
 MEAN, STD = [1.0, -20.0], [0.5, 40.0]
@@ -163,6 +163,28 @@ def test_rows_that_are_not_finite_have_no_score_and_spoil_no_other(
     assert len(lines) == 1
     assert "4 of 5000 rows of" in lines[0]
     assert "hold a value that is not finite" in lines[0]
+
+
+def test_contexts_far_off_are_named_by_their_row_or_their_id(tmp_path: Path, flow: ConditionalFlow) -> None:
+    columns = {"names": ["x", "age"], "context_names": ["age"]}
+    reach = {"context": {"low": [8.0], "high": [12.0]}}
+    checkpoint.save(flow, tmp_path / "flow.safetensors", columns=columns, reach=reach)
+    x, age = np.zeros(BLOCK + 4), np.full(BLOCK + 4, 13.9)
+    x[2], age[3], age[-3:] = np.nan, 15.0, (np.nan, 97, 40)
+    write(tmp_path, x=x, age=np.full(len(x), 10.0), age_context=age)
+    said: list[str] = []
+    score(tmp_path, warn=said.append)
+    assert said[0].startswith(
+        f"3 of {BLOCK + 2} contexts lie far outside what the flow was trained on: in row {BLOCK + 2} age is 97, and in "
+        "training it was 8 to 12; "
+    )
+    assert len(said) == 2
+    pd.DataFrame({"id": ["a", "b"], "age": [9.0, 97]}).to_csv(tmp_path / "galaxies.csv", index=False)
+    write(tmp_path, x=[0.0, 0], age=[10.0, 10], id=["b", "b"])
+    said.clear()
+    score(tmp_path, galaxies=tmp_path / "galaxies.csv", warn=said.append)
+    (line,) = said
+    assert line.startswith("1 of 2 contexts lie far outside what the flow was trained on: in context 'b' age is 97")
 
 
 def test_rows_where_the_flow_has_no_density_are_counted_apart(tmp_path: Path) -> None:
