@@ -20,8 +20,6 @@ from flowzoo.config import ConfigError
 from flowzoo.data._keyed import Keyed
 
 TABLES = ("params_*.txt", "CosmoAstroSeed_*.txt")  # the second is looked for where there is none of the first
-# Columns of the tables that come with the maps, which have no header (the dataset's documentation, "2D maps").
-PARAMETERS = ("Omega_m", "sigma_8", "A_SN1", "A_AGN1", "A_SN2", "A_AGN2")
 SUITES = ("IllustrisTNG", "SIMBA", "Astrid")
 SETS = ("LH", "1P", "CV", "EX", "SB28")
 
@@ -209,88 +207,3 @@ def open_fields(files: Sequence[MapsFile]) -> list[np.ndarray]:
             f"the maps of the fields must be equal in number and size, because each is a channel; {', '.join(shapes)}"
         )
     return arrays
-
-
-def read_params(file: Path, key: str = "") -> tuple[np.ndarray, list[str], list[str]]:
-    """The parameters ``(rows, columns)``, their names and their units, of a text or of an array in ``.npy``, ``.npz``.
-
-    Raises:
-        ConfigError: as ``Keyed.read``.
-        ValueError: if rows are missing, of different lengths, or hold what is no number, or it is not in UTF-8.
-    """
-    if file.suffix.lower() in (".npy", ".npz"):
-        values = Keyed(file, key).read(2)
-        if values.ndim != 2 or values.dtype.kind not in "iuf" or not values.size:
-            raise ValueError(f"{file} must be numbers (simulations, parameters); it is {values.dtype} {values.shape}")
-        return values.astype(np.float64), _numbered(values.shape[1]), [""] * values.shape[1]
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.start} is 0x{error.object[error.start]:02x}"
-        raise ValueError(f"{file}: not text in UTF-8 ({byte}); write the table in plain ASCII") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    comments = [line.lstrip("# ").split() for line in lines if line.startswith("#")]
-    rows = [line.split("#")[0].split() for line in lines if not line.startswith("#")]
-    if not rows:
-        raise ValueError(f"{file} has no rows of parameters")
-    widths = sorted({len(row) for row in rows})
-    if len(widths) > 1:
-        raise ValueError(f"{file}: its rows have {' or '.join(map(str, widths))} columns; they must be equally long")
-    # Other comments may stand above the header: the last one that names every column is it.
-    headers = [words for words in comments if len(words) == widths[0]]
-    names = headers[-1] if headers else _numbered(widths[0])
-    if not any(_is_number(row[0]) for row in rows):  # LH_0, LH_1, ...
-        rows, names = [row[1:] for row in rows], names[1:]
-    if names and names[-1].lower() == "seed":  # of the initial conditions
-        rows, names = [row[:-1] for row in rows], names[:-1]
-    if not headers:
-        of_camels = len(names) == len(PARAMETERS) and set(SUITES) & set(re.split("[_.]", file.name))
-        names = list(PARAMETERS) if of_camels else _numbered(len(names))
-    for number, row in enumerate(rows, 1):
-        for word in row:
-            if not _is_number(word):
-                raise ValueError(f"{file}: '{word}' in row {number} of the parameters is not a number")
-    if not names:
-        raise ValueError(f"{file} has no column of numbers")
-    split = [re.fullmatch(r"(.+?)\[(.*)\]", name) for name in names]
-    units = [match[2] if match else "" for match in split]
-    return (
-        np.array(rows, dtype=np.float64),
-        [m[1] if m else n for m, n in zip(split, names, strict=True)],
-        units,
-    )
-
-
-def choose(parameters: tuple[str, ...], names: list[str], file: Path) -> list[int]:
-    """Columns of the parameters by name, with or without its unit, or by position; ``none`` chooses none.
-
-    Raises:
-        ConfigError: for a name that there is not, or one given twice.
-    """
-    if [parameter.lower() for parameter in parameters] == ["none"]:
-        return []
-    chosen = []
-    for parameter in parameters:
-        name = parameter.split("[")[0]
-        if name in names:
-            chosen.append(names.index(name))
-        elif parameter.isdecimal() and int(parameter) < len(names):
-            chosen.append(int(parameter))
-        else:
-            raise ConfigError(f"{file.name} has no parameter '{parameter}'; it has {', '.join(names)}")
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"parameters names a column twice: {', '.join(parameters)}")
-    return chosen or list(range(len(names)))
-
-
-def _numbered(count: int) -> list[str]:
-    """Names of columns that have none."""
-    return [f"p{i}" for i in range(count)]
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

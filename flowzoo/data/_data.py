@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ import torch
 from torch import Size, Tensor
 
 from flowzoo.bijectors import Bijector
+from flowzoo.data._copies import grouped_by, leak
 from flowzoo.inference import Prior, sides
 
 
@@ -58,7 +60,8 @@ class Data:
             None for unconditional data.
         context_index: ``(N,)``, the row of ``context`` of each event; by default event i has row i.
         groups: ``(N,)`` integers: what a split may not tear apart (a simulation, a galaxy, a patient) and over
-            which errors are taken. By default each event is its own group.
+            which errors are taken. By default each event is its own group, and where there is a prior (and no split is
+            given) all events of equal parameters are one, which is then in the notes.
         names: a name per column of a vector event, or per channel of an image.
         units: as ``names``.
         context_names: a name per column of the context, or per channel of what in it is an image.
@@ -145,7 +148,7 @@ class Data:
                 )
             object.__setattr__(self, "context_index", torch.arange(count))
         if self.groups is None:
-            object.__setattr__(self, "groups", torch.arange(count))
+            self._group()
         for name in ("context_index", "groups", "given_split"):
             column = getattr(self, name)
             if column is not None and len(column) != count:
@@ -180,6 +183,22 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def _group(self) -> None:
+        assert self.context is not None
+        assert self.context_index is not None
+        object.__setattr__(self, "groups", torch.arange(len(self)))
+        if self.prior is None or self.given_split is not None or self.folds:
+            return
+        theta = self.x if self.theta == "event" else self.context[self.context_index]
+        if theta.ndim == 2 and (found := grouped_by(theta.numpy())) is not None:
+            object.__setattr__(self, "groups", found[0])
+            object.__setattr__(self, "notes", (*self.notes, found[1]))
+
+    @cached_property
+    def leak(self) -> str:
+        """What to say of copies of rows under different groups; empty where there are none."""
+        return leak(self)
 
     @property
     def event_shape(self) -> Size:

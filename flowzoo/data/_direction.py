@@ -63,13 +63,33 @@ def prior_texts(value: Any) -> Any:
 PriorTexts = Annotated[dict[str, str] | None, BeforeValidator(prior_texts)]
 
 
+def side_of_theta(
+    prior: Mapping[str, str] | None, found: Sequence[str], columns: Sequence[str]
+) -> Literal["context", "event"]:
+    """Which of x and the context the parameters of a prior are.
+
+    Raises:
+        ConfigError: if they are neither.
+    """
+    if prior is None or sorted(prior) == sorted(columns):
+        return "context"
+    if sorted(prior) == sorted(found):
+        return "event"
+    sides = []
+    for side, flow, names in (("x", "posterior", found), ("the context", "likelihood", columns)):
+        lacks = shortened(name for name in names if name not in prior)
+        near = f", of which it lacks {lacks}" if set(prior) < set(names) else ""
+        sides.append(f"each column of {side} (for a {flow} flow: {shortened(names)}{near})")
+    raise ConfigError(f"prior must have a text for {', or for '.join(sides)}; it has {shortened(prior)}")
+
+
 def prior_of(texts: Mapping[str, str], names: Sequence[str], values: Tensor) -> Prior:
     """A prior from a text for each parameter, in the order of the data.
 
     Args:
         texts: parameter to distribution.
         names: of the parameters.
-        values: ``(N, D)`` of the data, which it has to cover.
+        values: ``(N, D)`` of the data, which it has to cover; rows that are not finite are refused elsewhere.
 
     Raises:
         ConfigError: if the names differ, a text is none, or values lie outside.
@@ -81,6 +101,7 @@ def prior_of(texts: Mapping[str, str], names: Sequence[str], values: Tensor) -> 
         prior = from_description({name: texts[name] for name in names})
     except ValueError as error:
         raise ConfigError(f"prior: {error}") from None
+    total, values = len(values), values[values.isfinite().all(1)]
     if bad := int((~prior.covers(values)).sum()):
         low, high = prior.bounds()
         outside = (~((values.double() >= low) & (values.double() <= high))).sum(0).tolist()
@@ -91,7 +112,7 @@ def prior_of(texts: Mapping[str, str], names: Sequence[str], values: Tensor) -> 
         ]
         more = f", and so are {len(found) - _SHOWN} others" if len(found) > _SHOWN else ""
         raise ConfigError(
-            f"prior excludes the parameters of {bad} of {len(values)} simulations: {', '.join(found[:_SHOWN])}{more}"
+            f"prior excludes the parameters of {bad} of {total} simulations: {', '.join(found[:_SHOWN])}{more}"
         )
     return prior
 

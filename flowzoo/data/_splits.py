@@ -132,6 +132,8 @@ class Splits:
         """
         if not checked:
             check(data)
+        if data.leak and data.leak not in data.notes:
+            data = replace(data, notes=(*data.notes, data.leak))
         if data.folds:
             data, fold = own_fold(data, fold), None
         elif fold is not None and data.given_split is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,30 @@ def numeric(column: np.ndarray, label: str) -> np.ndarray:
     """The column, if it holds numbers.
 
     Raises:
-        ConfigError: if not, with an example of what it holds.
+        ConfigError: if not, with the first cell that is none, its row counted from 1, and how many there are.
     """
     if column.dtype.kind not in "biuf":
-        what = "text" if column.dtype.kind in "OSUT" else f"{column.dtype}"
-        example = f", for example {column[:1].tolist()[0]!r}" if len(column) else ""  # not np.str_('a')
+        text = column.dtype.kind in "OSUT"
+        what = "text" if text else f"{column.dtype}"
+        bad = [i for i, cell in enumerate(column.tolist()) if not (cell is None or is_number(cell))] if text else []
+        row = bad[0] if bad else 0
+        example = f", for example {column[row : row + 1].tolist()[0]!r}" if len(column) else ""  # not np.str_('a')
+        if bad:
+            example += f" in row {row + 1} ({len(bad)} of {len(column)} rows have no number)"
         raise ConfigError(
             f"column '{label}' holds {what}{example}; columns of x and context must be numbers "
             "(only labels, as those of `group`, may be text)"
         )
     return column
+
+
+def is_number(cell: Any) -> bool:
+    """Whether a cell, or a word, reads as a number; nan does."""
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def numbers(column: np.ndarray, label: str) -> np.ndarray:

@@ -15,10 +15,13 @@ from flowzoo.config import ConfigError
 from flowzoo.data import _camels as camels
 from flowzoo.data._augment import SYMMETRIES
 from flowzoo.data._channels import AMOUNTS, Channels, check_amounts, each
+from flowzoo.data._copies import grouped_by
 from flowzoo.data._data import Data
 from flowzoo.data._direction import Direction, PriorTexts, directed, prior_of
+from flowzoo.data._drawn import other_prior
 from flowzoo.data._keyed import Keyed
 from flowzoo.data._options import Whole, Words, listed, words
+from flowzoo.data._parameter_table import choose, read_params
 from flowzoo.registry import DATASETS
 
 
@@ -52,9 +55,10 @@ class Maps:
 
     The layout is that of the CAMELS Multifield Dataset (Villaescusa-Navarro et al. 2022, ApJS 259, 61): an
     array ``Maps_<field>_<suite>_<set>_z=<z>.npy`` of shape ``(n_simulations * k, H, W)``, and a text file
-    ``params_*.txt`` with one row per simulation; map i belongs to row i // k. The text may begin with ``#``
-    and the names of its columns (with units, as ``M[Msun]``); a first column of names and a last one called
-    ``seed`` are no parameters. A split never tears a simulation apart. Empty pixels are exactly equal, and an
+    ``params_*.txt`` with one row per simulation; map i belongs to row i // k. The text has blanks or commas
+    between its columns and may begin with ``#`` and their names (with units, as ``M[Msun]``); a first column
+    of names and a last one called ``seed`` are no parameters. A split never tears a simulation apart, nor,
+    where there is a ``prior``, simulations of equal parameters. Empty pixels are exactly equal, and an
     atom has no density: the floor gives them a logarithm, the noise a density, and both are part of what is
     scored. Maps that they would hide are refused.
 
@@ -142,8 +146,8 @@ class Maps:
         self._check_options()
         files, params_file = self._files()
         arrays = camels.open_fields(files)
-        values, names, units = camels.read_params(*params_file)
-        chosen = camels.choose(self.parameters, names, params_file.path)
+        values, names, units, remarks = read_params(*params_file)
+        chosen = choose(self.parameters, names, params_file.path)
         total, height, width = arrays[0].shape
         per_row, rest = divmod(total, len(values))
         if rest or not per_row:
@@ -167,7 +171,7 @@ class Maps:
         context: dict[str, Any] = {"context": vectors, "context_index": simulation}
         context_names = [names[i] for i in chosen]
         context_units = [units[i] for i in chosen]
-        notes = fields.notes(noise, self.seed)
+        notes = [*remarks, *fields.notes(noise, self.seed)]
         if self.context_field:
             image = self._image(files, total)
             context = {"context": image.beside(vectors[simulation], index), "context_image": image.shape}
@@ -176,10 +180,18 @@ class Maps:
             notes += [f"context image: {note}" for note in image.notes()]
         elif not chosen:
             context = {}
+        prior, groups = None, simulation
+        if self.prior is not None:
+            texts = self._texts(names)
+            prior = prior_of(texts, context_names, vectors)
+            notes += other_prior(prior, texts, context_names, vectors)
+            if (alike := grouped_by(vectors.numpy())) is not None:
+                groups = alike[0][simulation]
+                notes.append(f"{params_file.path.name}: {alike[1]}")
         data = Data(
             x=x,
             **context,
-            groups=simulation,
+            groups=groups,
             names=tuple(fields.names),
             units=tuple(fields.units),
             context_names=tuple(context_names),
@@ -187,7 +199,7 @@ class Maps:
             augment=self._symmetries(height, width),
             periodic=self.periodic,
             side=self.side,
-            prior=None if self.prior is None else prior_of(self._texts(names), context_names, vectors),
+            prior=prior,
             notes=tuple(notes),
             remedy=fields.remedy,
         )

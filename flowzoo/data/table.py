@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from flowzoo.config import ConfigError
 from flowzoo.data._atoms import add_uniform
 from flowzoo.data._column_maps import ColumnMaps, column_maps, map_pairs
 from flowzoo.data._context import default_context_map, stored_once
+from flowzoo.data._copies import grouped_by
 from flowzoo.data._data import Data
-from flowzoo.data._direction import PriorTexts, prior_of, support_map
-from flowzoo.data._labels import shortened
+from flowzoo.data._direction import PriorTexts, prior_of, side_of_theta, support_map
+from flowzoo.data._drawn import other_prior
 from flowzoo.data._missing import filled, flag_of, is_missing
 from flowzoo.data._options import Amounts, Labels, Sentinels, Words, sentinels, words
 from flowzoo.data._readers import Source, open_table
@@ -47,11 +48,12 @@ class Table:
         x: columns that the density is over.
         context: columns that it is conditioned on; none for an unconditional density.
         group: column of numbers or text that says which rows belong together (a galaxy, a patient): no split
-            tears them apart.
+            tears them apart. By default rows of equal parameters do, where there is a `prior` and no `split`.
         split: column with the official split: 0, 1, 2 or train, validation, test.
         missing: values that mean "not measured", such as 99, -1 or nan. Declared, never guessed. Rows where a
-            column of x is missing are left out. In the context they are filled with the median of the rest,
-            and a column ``<name> missing`` of 0 and 1 is appended for each column that has gaps.
+            column of x, or a parameter of a prior, is missing are left out. In any other context they are filled
+            with the median of the rest, and a column ``<name> missing`` of 0 and 1 is appended for each column
+            that has gaps.
         noise: column of x to f: adds f * U(0, 1), for columns that are rounded or have exact zeros. The
             density is then that of the noisy column.
         log: columns of x whose logarithm the network sees; the density stays that of the column itself.
@@ -120,12 +122,15 @@ class Table:
         raw = {label: numbers(column, label) for label, column in (found | given).items()}
         gone = {label: is_missing(column, self.missing) for label, column in (found | given).items()}
         keep = np.ones(rows, dtype=bool)
-        for label in found:
+        theta = side_of_theta(self.prior, list(found), list(given))
+        needed = found if self.prior is None or theta == "event" else found | given
+        for label in needed:
             if gone[label].any():
                 keep &= ~gone[label]
                 notes.append(f"left out the {gone[label].sum()} of {rows} rows in which '{label}' is missing")
         if not keep.any():
-            raise ValueError(f"{self.path}: x is missing in all {rows} rows, so no event is left")
+            what = "x is" if needed is found else "x or a parameter is"
+            raise ValueError(f"{self.path}: {what} missing in all {rows} rows, so no event is left")
 
         x = np.stack([raw[label][keep] for label in found], 1)
         x = self._with_noise(source, list(found), x, notes)
@@ -136,13 +141,17 @@ class Table:
 
         groups = None if self.group is None else factorise(source.column(self.group)[keep], self.group)
         columns = [*given, *map(flag_of, fills)]
-        theta = _theta(self.prior, list(found), columns)
         x32, context32 = (
             torch.from_numpy(single(values, labels)) for values, labels in ((x, list(found)), (context, columns))
         )
         prior = None
         if self.prior is not None:
-            prior = prior_of(self.prior, *((list(found), x32) if theta == "event" else (columns, context32)))
+            named, values = (list(found), x32) if theta == "event" else (columns, context32)
+            prior = prior_of(self.prior, named, values)
+            notes += other_prior(prior, self.prior, named, values)
+            if groups is None and self.split is None and (alike := grouped_by(values.numpy())) is not None:
+                groups = alike[0]
+                notes.append(alike[1])
         if theta == "event" and (self.log or self.maps):
             raise ConfigError("log and maps are of x, which is the parameters here: their map is that of their prior")
         contexts, index = stored_once(context32, groups)
@@ -238,21 +247,3 @@ class _Maps(NamedTuple):
             scale = Compose(Columns(logs, Log()), scale)
         finite = values[values.isfinite().all(1)]  # others are refused as such
         return column_maps(f"{self.prefix}maps", maps, finite, labels, scale) or scale
-
-
-def _theta(prior: Mapping[str, str] | None, found: list[str], columns: list[str]) -> Literal["context", "event"]:
-    """Which of x and the context the parameters of a prior are.
-
-    Raises:
-        ConfigError: if they are neither.
-    """
-    if prior is None or sorted(prior) == sorted(columns):
-        return "context"
-    if sorted(prior) == sorted(found):
-        return "event"
-    sides = []
-    for side, flow, names in (("x", "posterior", found), ("the context", "likelihood", columns)):
-        lacks = shortened(name for name in names if name not in prior)
-        near = f", of which it lacks {lacks}" if set(prior) < set(names) else ""
-        sides.append(f"each column of {side} (for a {flow} flow: {shortened(names)}{near})")
-    raise ConfigError(f"prior must have a text for {', or for '.join(sides)}; it has {shortened(prior)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,22 @@ from torch import Tensor
 
 from flowzoo.config import ConfigError
 from flowzoo.data import Data
+from flowzoo.data._direction import prior_of, side_of_theta, support_map
+from flowzoo.data._drawn import other_prior
 
 
-def data_from_arrays(x: Any, context: Any = None, groups: Any = None) -> Data:
+def data_from_arrays(x: Any, context: Any = None, groups: Any = None, prior: Mapping[str, str] | None = None) -> Data:
     """Events, contexts and groups of a user's own.
 
     Args:
         x: ``(N, *event)``; ``(N,)`` are N events of one number. Columns of a DataFrame, and a Series, keep their names.
         context: ``(N, *context)`` or ``(N,)``, in the same way.
         groups: ``(N,)`` numbers or text.
+        prior: a distribution, as text, by name of each column of x or of the context: those are the parameters then.
 
     Raises:
         ConfigError: for values that are no numbers, or that float32 does not resolve; integers without levels; events
-            without a group.
+            without a group; a prior of other names, or that excludes parameters.
         ValueError: if the lengths differ.
     """
     events = _columns(x, "x")
@@ -41,12 +46,31 @@ def data_from_arrays(x: Any, context: Any = None, groups: Any = None) -> Data:
         raise ConfigError(
             f"x is {events.dtype}: give floats, or for integer data a flowzoo.Data with levels=(low, step, count)"
         )
-    return Data(
+    data = Data(
         x=events,
         context=None if context is None else _columns(context, "context").float(),
         groups=labels,
         names=_names(x),
         context_names=_names(context),
+    )
+    return data if prior is None else _with_prior(data, prior, grouped=groups is not None)
+
+
+def _with_prior(data: Data, texts: Mapping[str, str], *, grouped: bool) -> Data:
+    if not (data.names or data.context_names):
+        raise ConfigError("a prior is by name: give the parameters as a DataFrame, so that they have names")
+    side = side_of_theta(texts, data.names, data.context_names)
+    of_x = side == "event"
+    names, values = (data.names, data.x) if of_x else (data.context_names, data.context)
+    assert values is not None
+    known = prior_of(texts, names, values)
+    return replace(
+        data,
+        prior=known,
+        theta=side,
+        x_map=support_map(known) if of_x else data.x_map,
+        groups=data.groups if grouped else None,
+        notes=(*data.notes, *other_prior(known, texts, names, values)),
     )
 
 

@@ -157,7 +157,7 @@ def calibrate_flow(
     pictures = write_figures([Cell(record, found.scores)], out)
     posteriors = found.evaluation.posteriors if found.evaluation is not None else None
     beyond = [] if posteriors is None else beyond_thetas(posteriors.draws, reach[0], posteriors.names, maps[0])
-    notes = [*said, *beyond, *map(as_typed, found.notes)]
+    notes = [*said, *beyond, *data.notes, *map(as_typed, found.notes)]
     about = {
         "flow": str(path),
         "version": __version__,

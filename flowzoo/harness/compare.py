@@ -92,6 +92,7 @@ def bench(
     x: Any = None,
     context: Any = None,
     groups: Any = None,
+    prior: Mapping[str, str] | None = None,
     seeds: Sequence[int] = (0,),
     out: str | Path | None = None,
     train: Mapping[str, Any] | None = None,
@@ -114,6 +115,8 @@ def bench(
             ``(N,)`` are N events of one number. Columns of a DataFrame, and a Series, keep their names.
         context: ``(N, *context)`` for them; ``(N,)`` is one number each.
         groups: ``(N,)`` numbers or text: what the split may not tear apart; errors are taken over these.
+        prior: ``{"H0": "uniform(60, 80)", ...}``, a distribution for each column of a DataFrame ``context``, for a
+            likelihood, or ``x``, for a posterior: they are parameters then, and posteriors are judged too.
         seeds: one cell per dataset, model and seed.
         out: run directory; the same arguments go on where a killed run stopped.
         train: options of ``FitConfig``.
@@ -131,13 +134,14 @@ def bench(
         UnknownName, MissingDependency, ConfigError: before anything trains, in one line.
         RunDirectoryError: if ``out`` is in use or holds another run.
     """
-    command = _call(models=models, data=data, x=x, context=context, groups=groups, seeds=seeds, train=train, **options)
+    own = {"x": x, "context": context, "groups": groups, "prior": prior}
+    command = _call(models=models, data=data, **own, seeds=seeds, train=train, **options)
     config = configs.make(BenchConfig, {"seeds": tuple(seeds), **options}, "bench")
     chosen = models_of(models)
     if x is not None:
-        datasets = [Dataset(OWN, {}, data_from_arrays(x, context, groups))]
-    elif context is not None or groups is not None:
-        raise configs.ConfigError("context and groups belong to events of your own; give them as x")
+        datasets = [Dataset(OWN, {}, data_from_arrays(**own))]
+    elif any(value is not None for value in own.values()):
+        raise configs.ConfigError("context, groups and prior belong to events of your own; give them as x")
     else:
         datasets = datasets_of(data)
     sources = [source for each in datasets for source in open_sources(each.name, each.options, config, each.own)]

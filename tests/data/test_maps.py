@@ -147,10 +147,40 @@ def test_names_without_a_header_are_dropped_too(tmp_path):
     assert data.context_names == ("p0", "p1")
 
 
+@pytest.mark.parametrize("header", ["", "# A,n\n", "A,n\n", "A n\n", "#A, n\n"])
+@pytest.mark.parametrize("between", [",", ", ", " , ", " "])
+def test_parameters_may_have_commas_and_a_header_without_a_sign(tmp_path, header, between):
+    text = header + "".join(f"0.{i}{between}{10 + i}\n" for i in range(5))
+    data = load(root=write(tmp_path, text=text))
+    assert data.context_names == (("A", "n") if header else ("p0", "p1"))
+    assert data.context[:, 1].tolist() == [10, 11, 12, 13, 14]
+    assert not any("header" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("header", ["# A n tau\n", "A,n,tau\n", "# made by hand, of 5 runs\n# A, n, tau\n"])
+def test_header_of_another_width_is_ignored_aloud(tmp_path, header):
+    data = load(
+        root=write(tmp_path, text=header + "".join(f"0.{i},{10 + i}\n" for i in range(5)) + "# this is the end\n")
+    )
+    assert data.context_names == ("p0", "p1")
+    assert "params_LH_Toy.txt: the header names 3 columns, the rows have 2: ignored" in data.notes
+
+
+def test_rows_of_equal_parameters_are_one_simulation_where_there_is_a_prior(tmp_path):
+    text = HEADER + "".join(f"0.{i // 3}5 0.8 {10 + i // 3}\n" for i in range(15))
+    root, prior = write(tmp_path, text=text), "Omega_m: uniform(0, 1), sigma_8: norm(0.8, 1), log10_M: uniform(9, 20)"
+    data = load(root=root, prior=prior)
+    assert data.groups.tolist() == [i // 3 for i in range(15)]
+    assert any("3 rows for each of 5 different parameter rows" in note for note in data.notes)
+    assert data.groups.tolist() == load(root=root, prior=prior, direction="posterior").groups.tolist()
+    assert len(load(root=root).groups.unique()) == 15
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("", "no rows"),
+        ("1,,3\n" * 5, "'' in row 1 of the parameters is not a number"),
         ("# a b\n", "no rows"),
         ("1 2\n3\n" + rows(3), "1 or 2 or 3 columns"),
         ("1 2 x\n" + rows(4), "'x' in row 1 of the parameters is not a number"),

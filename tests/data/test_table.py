@@ -307,6 +307,17 @@ def test_text_in_x_or_context_is_refused(npz):
         load(path=npz, x="redshift", context="survey")
 
 
+def test_cell_that_is_no_number_is_shown_with_its_row(tmp_path):
+    cells = [f"{0.5 * i}" for i in range(300)]
+    cells[1], cells[17], cells[40] = "", "bad", "worse"
+    path = tmp_path / "a.csv"
+    path.write_text("x,s3\n" + "".join(f"{i},{cell}\n" for i, cell in enumerate(cells)))
+    with pytest.raises(
+        ConfigError, match=r"'s3' holds text, for example 'bad' in row 18 \(2 of 300 rows have no number"
+    ):
+        load(path=str(path), x="x", context="s3")
+
+
 def test_column_used_twice_is_refused(npz):
     with pytest.raises(ConfigError, match=r"'mag\[1\]' is both in x and in context"):
         load(path=npz, x="mag[1]", context="mag")
@@ -607,6 +618,60 @@ def test_prior_that_excludes_says_which_parameters(tmp_path):
     message = r"of 42 of 50 simulations: 'theta\[1\]' \(0 to 2\) is .* in 25, 'theta\[2\]' \(0 to 3\) is .* in 17$"
     with pytest.raises(ConfigError, match=message):
         load(path=path, x="y", context="theta", prior=prior)
+
+
+def simulations(**columns):
+    """Columns of 400 simulations of one parameter."""
+    rng = np.random.default_rng(0)
+    theta = rng.uniform(60, 80, ROWS)
+    return {"H0": theta, "y": theta + rng.normal(size=ROWS), "z": rng.normal(size=ROWS), **columns}
+
+
+@pytest.mark.parametrize(("x", "context"), [("H0", "y"), ("y", "H0")])
+def test_parameter_that_is_not_finite_is_named_as_such_and_not_as_outside_of_the_prior(tmp_path, x, context):
+    columns, prior = simulations(), "H0: uniform(60, 80)"
+    columns["H0"][:14] = np.nan
+    data = load(path=write(tmp_path, **columns), x=x, context=context, prior=prior)
+    with pytest.raises(ValueError, match=r"'H0': 14 of 400 rows are not finite \(14 NaN\)"):
+        Splits.make(data)
+    columns["H0"][20] = 90
+    with pytest.raises(ConfigError, match=r"of 1 of 400 simulations: 'H0' \(60.* to 90\)"):
+        load(path=write(tmp_path, **columns), x=x, context=context, prior=prior)
+
+
+def test_row_without_a_parameter_is_left_out_and_other_context_is_still_filled(tmp_path):
+    columns, prior = simulations(), "H0: uniform(60, 80)"
+    columns["H0"][:14], columns["z"][10:20] = np.nan, np.nan
+    path = write(tmp_path, **columns)
+    data = load(path=path, x="y", context="H0", prior=prior, missing="nan")
+    assert (len(data), data.context_names, dict(data.fills)) == (386, ("H0",), {})
+    assert data.notes == ("left out the 14 of 400 rows in which 'H0' is missing",)
+    data = load(path=path, x="H0", context="y,z", prior=prior, missing="nan")
+    assert (len(data), data.context_names) == (386, ("y", "z", "z missing"))
+    # Without a prior it is a context as any other.
+    assert load(path=path, x="y", context="H0", missing="nan").context_names == ("H0", "H0 missing")
+    columns["H0"][:] = np.nan
+    with pytest.raises(ValueError, match="x or a parameter is missing in all 400 rows"):
+        load(path=write(tmp_path, **columns), x="y", context="H0", prior=prior, missing="nan")
+
+
+def test_rows_of_equal_parameters_are_a_group_unless_groups_or_a_split_are_given(tmp_path):
+    rng = np.random.default_rng(0)
+    theta = np.repeat(rng.uniform(60, 80, 100), 30)
+    part = np.arange(3000) % 3
+    path = write(tmp_path, H0=theta, y=theta + rng.normal(size=3000), own=np.arange(3000), part=part)
+    options = {"path": path, "x": "y", "context": "H0", "prior": "H0: uniform(60, 80)"}
+    data = load(**options)
+    assert data.notes == ("30 rows for each of 100 different parameter rows: each of these is a group",)
+    assert data.context.shape == (100, 1)  # each stored once
+    splits = Splits.make(data)
+    assert not set(splits.train.context[:, 0].tolist()) & set(splits.test.context[:, 0].tolist())
+    for given, other in (({"group": "own"}, "group"), ({"split": "part"}, "part of the split")):
+        data = load(**options, **given)
+        assert len(data.groups.unique()) == 3000
+        assert f"3000 of 3000 rows have the parameters of a row of another {other}" in Splits.make(data).data.notes[-1]
+    assert len(load(path=path, x="y", context="H0").groups.unique()) == 3000
+    assert Splits.make(load(path=path, x="y", context="H0")).data.notes == ()
 
 
 # -- maps

@@ -242,7 +242,7 @@ def test_load_that_returns_something_else_is_refused() -> None:
 
 
 def test_context_without_events_is_refused() -> None:
-    with pytest.raises(ConfigError, match="context and groups belong to events of your own; give them as x"):
+    with pytest.raises(ConfigError, match="context, groups and prior belong to events of your own; give them as x"):
         flowzoo.bench("gaussian", context=normal(100))
 
 
@@ -317,3 +317,23 @@ def test_result_is_shown_in_a_few_lines() -> None:
     assert text.startswith(f"2 cells, 0 failed, in {done.path}/\n")
     assert len(text.splitlines()) == 4
     assert f"{done.table['nll_nats'][0]:.4g}" in text
+
+
+def test_frames_with_a_prior_are_judged_by_their_posteriors(tmp_path):
+    theta = pd.DataFrame({"H0": np.random.default_rng(0).uniform(60, 80, 400)})
+    x = pd.DataFrame({"d": theta["H0"] + np.random.default_rng(1).normal(size=400)})
+    given = {"seeds": (0,), "train": {"steps": 20}, "posteriors": 20, "show": False, "baseline": False}
+    prior = {"H0": "uniform(60, 80)"}
+    for name, own in (("likelihood", {"x": x, "context": theta}), ("posterior", {"x": theta, "context": x})):
+        done = flowzoo.bench("maf", **own, prior=prior, out=tmp_path / name, **given)
+        assert np.isfinite(done.table["log_posterior_truth"]).all()
+    with pytest.raises(ConfigError, match="prior must have a text for each column of x"):
+        flowzoo.bench("maf", x=x, context=theta, prior={"H1": "uniform(60, 80)"})
+    with pytest.raises(ConfigError, match="a prior is by name: give the parameters as a DataFrame"):
+        flowzoo.bench("maf", x=x.to_numpy(), context=theta.to_numpy(), prior=prior)
+
+
+def test_frames_whose_parameters_are_of_another_prior_are_said_to_be():
+    theta = pd.DataFrame({"H0": np.random.default_rng(0).uniform(60, 80, 400)})
+    found = data_from_arrays(theta.rename(columns={"H0": "d"}), theta, prior={"H0": "uniform(0, 200)"})
+    assert found.notes[0].startswith("the simulations' 'H0' runs from 60")
