@@ -11,8 +11,9 @@ from torch import nn
 from torch.distributions import LogNormal, Normal
 
 import flowzoo
+from flowzoo.base import DiagonalNormal
 from flowzoo.bijectors import Arcsine, Columns, Compose, Log, Logit, Standardize, Whiten
-from flowzoo.flow import ConditionalFlow, DiagonalNormal
+from flowzoo.flow import ConditionalFlow
 from flowzoo.host_sync import NoHostSync
 from flowzoo.seeding import generator
 

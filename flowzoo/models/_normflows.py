@@ -23,8 +23,9 @@ from normflows.flows import (
 )
 from torch import Tensor, nn
 
+from flowzoo.base import DiagonalNormal
 from flowzoo.bijectors import Bijector
-from flowzoo.flow import ConditionalFlow, DiagonalNormal
+from flowzoo.flow import ConditionalFlow
 from flowzoo.models._spline_coupling import SplineCouplingConfig
 
 

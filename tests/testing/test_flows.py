@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from flowzoo.flow import ConditionalFlow, DiagonalNormal
+from flowzoo.base import DiagonalNormal
+from flowzoo.flow import ConditionalFlow
 from flowzoo.host_sync import NoHostSync
 from flowzoo.nets import mlp
 from flowzoo.registry import MODELS
