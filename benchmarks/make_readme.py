@@ -44,8 +44,8 @@ def speed_text(name: str, lines: list[Line]) -> str:
         parts += [
             "### GalacticForge: a training step of its configuration",
             "`configs/galacticforge.yaml`, batch 1,024, 20 contexts, beside an eager zuko NSF of equal size; the "
-            "target is 1.3 on a CPU. With `31 contexts` events share so many, as the stars of 31 galaxies do; elsewhere "
-            "each has its own.",
+            "target is 1.3 on a CPU. With `31 contexts` events share so many, as the stars of 31 galaxies do; "
+            "elsewhere each has its own.",
             tables.forge(lines),
         ]
     if any(line["what"] == "together" for line in lines):
