@@ -96,11 +96,13 @@ def _verdict(dataset: str, rows: list[Row], cells: Sequence[Cell]) -> Verdict:
 def _by_posterior(ranked: list[Row]) -> list[str]:
     """Where NLLs are of different events: of theta for one flow and of x for another, or of two splits."""
     first, second = ranked[0], ranked[1]
-    values = [_with_error(row[_TRUTH], row.get(f"{_TRUTH}_se", math.nan)) for row in (first, second)]
+    errors = [row.get(f"{_TRUTH}_se", math.nan) for row in (first, second)]
+    values = [_with_error(row[_TRUTH], error) for row, error in zip((first, second), errors, strict=True)]
+    ahead = first[_TRUTH] - second[_TRUTH] > 2 * math.hypot(*errors)  # also where there are none
     return [
         "The NLLs are of different events (those of theta and of x are, and those of two splits) and do not compare; "
         f"log q of the true parameters does: {first['model']} has the highest, {values[0]} nats, before "
-        f"{second['model']} with {values[1]}; each at test observations of its own split, so the errors do not cancel"
+        f"{second['model']} with {values[1]}" + ("" if ahead else ", which these errors do not tell apart")
     ]
 
 
