@@ -87,7 +87,8 @@ class Registry:
             UnknownName: if no such entry exists.
             MissingDependency: if the entry's module cannot be imported for want of a package.
         """
-        name = self.resolve(name)
+        if name not in self._classes:
+            name = self.resolve(name)
         if name not in self._classes:
             outside = self._entry_points().get(name)
             try:

@@ -8,13 +8,25 @@ from torch import Tensor, nn
 from flowzoo import config as configs
 from flowzoo import train
 from flowzoo.flow import ConditionalFlow
-from flowzoo.harness import BenchConfig, make_plan, open_source
+from flowzoo.harness import BenchConfig, make_plan, open_source, reporting
 from flowzoo.harness.plan import Cell
 from flowzoo.models.maf import MAF
 from flowzoo.registry import DATASETS, EMBEDDINGS, METRICS, MODELS
 from flowzoo.train import FitConfig
 
 TINY = {"num_steps": 1, "hidden_features": 16}
+
+
+@pytest.fixture(autouse=True)
+def _figures_where_they_are_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of a small bench, and a test that looks at none needs none."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr(reporting, "write_figures", lambda *given: [])
+
+
+@pytest.fixture
+def figures() -> None:
+    """Benches of a test that asks for it draw their figures."""
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 # -- what a run leaves
 
 
+@pytest.mark.usefixtures("figures")
 def test_run_directory_holds_the_tables_the_records_and_the_flows(plan: Plan, tmp_path: Path) -> None:
     done = execute(plan(["gaussian", "maf"], seeds=(0, 1)), tmp_path / "run", command="flowzoo bench --models maf")
     assert done.failed == []

@@ -275,6 +275,7 @@ def test_context_that_a_group_shares_is_stored_once(labels: Callable[[np.ndarray
     assert torch.equal(data.context[data.context_index], torch.from_numpy(theta[groups]))
 
 
+@pytest.mark.usefixtures("figures")
 def test_field_statistics_of_arrays_whose_simulations_share_a_context() -> None:
     groups = np.arange(120) // 6
     images = np.cumsum(normal(120, 1, 16, 16), -1)

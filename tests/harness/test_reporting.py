@@ -32,6 +32,7 @@ def _nothing_trains(runs, monkeypatch):
     monkeypatch.setattr(trainer.Trainer, "run", lambda *given: pytest.fail("a training began"))
 
 
+@pytest.mark.usefixtures("figures")
 def test_report_of_a_run_is_what_the_bench_wrote(runs, tmp_path):
     run = tmp_path / "a"
     shutil.copytree(runs / "a", run)

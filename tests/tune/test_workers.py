@@ -99,7 +99,7 @@ def check(trials: list[optuna.trial.FrozenTrial], budget: int) -> None:
     assert [t.number for t in trials] == list(range(len(trials)))
     assert all(t.state.is_finished() for t in trials)
     assert sum(counts(t) for t in trials) == budget
-    assert {t.user_attrs["reason"] for t in trials if t.state.name == "FAIL" and "reason" in t.user_attrs} <= {BEYOND}
+    assert not [t.number for t in trials if t.state.name == "FAIL" and counts(t)]
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "journal", "postgres"])
@@ -126,6 +126,7 @@ def test_workers_that_share_no_folder_find_lost_trials_by_their_heartbeats(postg
         assert group.statuses() == [-9, 0]
         trials = group.trials()
     check(trials, 8)
+    # One that was killed right before it told its end may have its reason: "worse than others at step 2".
     lost = [t for t in trials if t.state.name == "FAIL" and t.user_attrs.get("reason") != BEYOND]
     again = [t for t in trials if "failed_trial" in t.system_attrs]
     assert [t.system_attrs["failed_trial"] for t in again] == [t.number for t in lost]
