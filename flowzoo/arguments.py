@@ -30,12 +30,16 @@ def batch_of(values: Any, name: str, shape: Size) -> Size:
     return values.shape[:rank]
 
 
-def as_index(index: Any, context: Any, shape: Size) -> Tensor:
-    """Which of the contexts ``(G, *shape)`` each event has, in int64. On a GPU its values are not looked at.
+def as_index(index: Any, context: Any, shape: Size) -> Tensor | None:
+    """Which of the contexts ``(G, *shape)`` each event has, in int64; None is each its own.
+
+    On a GPU its values are not looked at.
 
     Raises:
         ValueError: if it is no tensor of integers from 0 to G - 1, or the contexts are no such table.
     """
+    if index is None:
+        return None
     batch = batch_of(context, "context", shape)
     if len(batch) != 1:
         raise ValueError(f"with an index, context must be (G, *{tuple(shape)}); got {tuple(context.shape)}")

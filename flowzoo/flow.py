@@ -141,7 +141,7 @@ class ConditionalFlow(nn.Module):
             ValueError: if a shape does not end as the flow was built, if batch shapes do not broadcast, or for an index
                 that is none into the contexts.
         """
-        return self(x, context, index if index is None else as_index(index, context, self.context_shape))
+        return self(x, context, as_index(index, context, self.context_shape))
 
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data to latent, with the log|det| of that map, x_map included; shapes as in ``log_prob``."""
@@ -215,7 +215,7 @@ class ConditionalFlow(nn.Module):
             context: ``(N, *context)``.
             index: as in ``log_prob``.
         """
-        index = index if index is None else as_index(index, context, self.context_shape)
+        index = as_index(index, context, self.context_shape)
         x, c, index, _ = self._match(x, context, "x", self.event_shape, index)
         self._initialize(self.x_map.to_latent(x)[0], c if index is None else c[index])
 

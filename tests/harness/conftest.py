@@ -1,6 +1,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,6 +30,28 @@ def _figures_where_they_are_asked_for(request: pytest.FixtureRequest, monkeypatc
 @pytest.fixture
 def figures() -> None:
     """Benches of a test that asks for it draw their figures."""
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[[pd.DataFrame, Path], Path]:
+    """Writes a table as the ending of its path says, and gives the path."""
+
+    def write(frame: pd.DataFrame, path: Path) -> Path:
+        if path.suffix == ".csv":
+            frame.to_csv(path, index=False)
+        elif path.suffix == ".parquet":
+            frame.to_parquet(path)
+        elif path.suffix == ".npz":
+            np.savez(path, **{name: frame[name].to_numpy() for name in frame})
+        else:
+            h5py = pytest.importorskip("h5py")
+
+            with h5py.File(path, "w") as file:
+                for name in frame:
+                    file[name] = frame[name].to_numpy(np.float32)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from flowzoo.harness.plan import Cell
 from flowzoo.harness.scoring import Scored, score_file
 from flowzoo.harness.single import fit_one
 
+Write = Callable[[pd.DataFrame, Path], Path]
+
 Plan = Callable[..., list[Cell]]
 ENDINGS = [".csv", ".npz", ".h5", ".parquet"]
 
@@ -30,24 +32,8 @@ def catalogue() -> pd.DataFrame:
     return frame
 
 
-def write(frame: pd.DataFrame, path: Path) -> Path:
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        frame.to_parquet(path)
-    elif path.suffix == ".npz":
-        np.savez(path, **{name: frame[name].to_numpy() for name in frame})
-    else:
-        import h5py
-
-        with h5py.File(path, "w") as file:
-            for name in frame:
-                file[name] = frame[name].to_numpy(np.float32)
-    return path
-
-
 @pytest.fixture(scope="module")
-def trained(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(plan: Plan, tmp_path_factory: pytest.TempPathFactory, write: Write) -> Path:
     """A flow of the mass given z, which had gaps, and sfr, which had none."""
     folder = tmp_path_factory.mktemp("gaps")
     options = {
@@ -68,7 +54,9 @@ def score(trained: Path, file: Path, **options: Any) -> tuple[Scored, np.ndarray
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_file_of_the_training_is_scored_as_it_was_trained(trained: Path, tmp_path: Path, ending: str) -> None:
+def test_file_of_the_training_is_scored_as_it_was_trained(
+    trained: Path, tmp_path: Path, ending: str, write: Write
+) -> None:
     frame = catalogue()
     done, found, said = score(trained, write(frame, tmp_path / f"gal{ending}"))
     gone = (frame["mass"] == -99).to_numpy()
@@ -89,7 +77,9 @@ def test_file_of_the_training_is_scored_as_it_was_trained(trained: Path, tmp_pat
     assert done.mean == pytest.approx(float(exact.astype(float).mean()), rel=1e-5)
 
 
-def test_column_without_gaps_in_the_training_has_none_that_can_be_filled(trained: Path, tmp_path: Path) -> None:
+def test_column_without_gaps_in_the_training_has_none_that_can_be_filled(
+    trained: Path, tmp_path: Path, write: Write
+) -> None:
     frame = catalogue()
     frame.loc[5, "sfr"] = -99
     done, found, _ = score(trained, write(frame, tmp_path / "gal.csv"))
@@ -97,7 +87,9 @@ def test_column_without_gaps_in_the_training_has_none_that_can_be_filled(trained
     assert np.isnan(found[5])
 
 
-def test_contexts_with_gaps_are_drawn_at_and_what_is_written_is_scored_alike(trained: Path, tmp_path: Path) -> None:
+def test_contexts_with_gaps_are_drawn_at_and_what_is_written_is_scored_alike(
+    trained: Path, tmp_path: Path, write: Write
+) -> None:
     contexts = pd.DataFrame({"z": [0.5, -99, 2], "sfr": [0.0, 0, 1]})
     out = tmp_path / "drawn.csv"
     sample_catalogue(trained, out, galaxies=write(contexts, tmp_path / "c.csv"), n=3)
@@ -112,13 +104,13 @@ def test_contexts_with_gaps_are_drawn_at_and_what_is_written_is_scored_alike(tra
     assert np.allclose(score(trained, write(bare, tmp_path / "bare.csv"))[1], found, rtol=1e-5)
 
 
-def test_context_that_cannot_be_filled_is_named(trained: Path, tmp_path: Path) -> None:
+def test_context_that_cannot_be_filled_is_named(trained: Path, tmp_path: Path, write: Write) -> None:
     contexts = pd.DataFrame({"z": [0.5, 1], "sfr": [0.0, -99]})
     with pytest.raises(ConfigError, match=r"'1' has sfr = nan; 1 of 2 .* \(-99 counts as such: data.missing of the tr"):
         sample_catalogue(trained, tmp_path / "o.csv", galaxies=write(contexts, tmp_path / "c.csv"), n=3)
 
 
-def test_column_whose_gaps_were_filled_is_still_needed(trained: Path, tmp_path: Path) -> None:
+def test_column_whose_gaps_were_filled_is_still_needed(trained: Path, tmp_path: Path, write: Write) -> None:
     file = write(catalogue().drop(columns="z"), tmp_path / "gal.csv")
     with pytest.raises(ConfigError, match="lacks the columns z, z missing"):
         score(trained, file)

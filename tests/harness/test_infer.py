@@ -144,22 +144,6 @@ def test_one_observation_of_many_without_a_posterior(flow: Path, tmp_path: Path)
     assert done.rows(3)[2][2] == "nan"
 
 
-def write(frame: pd.DataFrame, path: Path) -> Path:
-    """A table of that ending."""
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        frame.to_parquet(path)
-    elif path.suffix == ".npz":
-        np.savez(path, **{name: frame[name].to_numpy() for name in frame})
-    else:
-        h5py = pytest.importorskip("h5py")
-        with h5py.File(path, "w") as file:
-            for name in frame:
-                file[name] = frame[name].to_numpy(np.float32)
-    return path
-
-
 @pytest.fixture(scope="module")
 def hubble(plan: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A likelihood of two noisy numbers of H0, which was 60 to 80 in the simulations."""
@@ -206,7 +190,7 @@ def test_calibration_beyond_the_simulations_is_said(hubble: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("ending", [".csv", ".npz", ".h5", ".parquet"])
-def test_gaps_of_observations_are_filled_as_in_the_training(plan: Callable, tmp_path: Path, ending: str):
+def test_gaps_of_observations_are_filled_as_in_the_training(plan: Callable, tmp_path: Path, ending: str, write):
     rng = np.random.default_rng(0)
     h0 = rng.uniform(60, 80, 400)
     table = pd.DataFrame({"H0": h0, "v": h0 + rng.normal(size=400), "z": rng.normal(size=400)})
