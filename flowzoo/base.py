@@ -21,12 +21,16 @@ class DiagonalNormal:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """``(N, *event)`` to ``(N,)``, in nats."""
-        log_scale = torch.as_tensor(self.log_scale, dtype=z.dtype, device=z.device)
+        log_scale = _beside(z, self.log_scale)
         standard = (z - self.loc) * torch.exp(-log_scale)
         each = -0.5 * standard.square() - log_scale - 0.5 * math.log(2 * math.pi)
         return each.flatten(1).sum(1)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard-normal noise to a draw of this base."""
-        log_scale = torch.as_tensor(self.log_scale, dtype=noise.dtype, device=noise.device)
-        return noise * torch.exp(log_scale) + self.loc
+        return noise * torch.exp(_beside(noise, self.log_scale)) + self.loc
+
+
+def _beside(z: Tensor, value: Tensor | float) -> Tensor:
+    """A number as a tensor like those beside it: filled there, for a copy makes a GPU wait and ends a capture."""
+    return value.to(z) if isinstance(value, Tensor) else z.new_full((), value)

@@ -35,17 +35,18 @@ class Engine(Protocol):
         ...
 
 
-def choose(name: Name, flow: ConditionalFlow, device: torch.device) -> Engine:
-    """An engine by its name; ``auto`` is ``graph`` on a GPU where that is possible, else ``eager``.
+def choose(name: Name, flow: ConditionalFlow, device: torch.device, batch: int) -> Engine:
+    """An engine by its name, for steps of so many events.
 
-    What ``compile`` makes of a flow is captured as a graph too, where that is possible.
+    ``auto`` is ``graph`` on a GPU where that is possible, else ``eager``. What ``compile`` makes of a flow is captured
+    as a graph too, where that is possible.
 
     Raises:
         EngineError: in one line, if it cannot be had here.
     """
     if name == "eager":
         return Eager(flow)
-    obstacle = _no_graph(flow, device)
+    obstacle = _no_graph(flow, device, batch)
     if name == "compile":
         return Compiled(flow) if obstacle else Graph(Compiled(flow), fall_back=True)
     if not obstacle:
@@ -154,13 +155,13 @@ class _Captured:
             parameter.grad = None
 
 
-def _no_graph(flow: ConditionalFlow, device: torch.device) -> str:
+def _no_graph(flow: ConditionalFlow, device: torch.device, batch: int) -> str:
     """Why the steps of a flow cannot be one graph, or nothing."""
     if device.type != "cuda":
         return "a CUDA graph needs a GPU"
     if distributed.world().size > 1:
         return "several processes exchange their gradients between the operations"
-    if type(flow).prepare is not ConditionalFlow.prepare:
+    if flow.prepares(batch):
         return "the flow measures between its steps what the next ones do"
     return ""
 

@@ -112,6 +112,10 @@ class ConditionalFlow(nn.Module):
         it would have.
         """
 
+    def prepares(self, batch: int) -> bool:
+        """Whether steps of so many events depend on what ``prepare`` measured."""
+        return type(self).prepare is not ConditionalFlow.prepare
+
     # -- what a user calls ----------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, context: Tensor | None = None, index: Tensor | None = None) -> Tensor:

@@ -58,7 +58,7 @@ class Stepper:
                 f"{len(split)} training events; it is {config.batch_size}"
             )
         self.own = distributed.share_of(self.batch_size)
-        self.engine = choose(config.engine, flow, self.device)
+        self.engine = choose(config.engine, flow, self.device, self.batch_size)
         self.averages = [w.clone() for w in self.weights] if self.ema else []
         self.rate = config.lr
         self.count = 0

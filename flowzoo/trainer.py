@@ -229,7 +229,7 @@ class Trainer:
 
     def _may_stop(self) -> bool:
         """Whether who resumes from here takes the very steps that this run would; on a GPU nobody does anyway."""
-        prepares = type(self.flow).prepare is not ConditionalFlow.prepare
+        prepares = self.flow.prepares(self.stepper.batch_size)
         exact = self.splits.train.x.device.type == "cpu"
         now = any(self.state.step % every == 0 for every in (self.config.evaluate_every, self.config.checkpoint_every))
         return now or not (prepares and exact)

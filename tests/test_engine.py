@@ -113,19 +113,19 @@ def test_graph_needs_a_gpu_and_says_so_and_auto_does_without():
     with pytest.raises(
         EngineError, match=r"^train\.engine: graph cannot be had here \(a CUDA graph needs a GPU\); take"
     ):
-        choose("graph", Silent(), CPU)
-    assert choose("auto", Silent(), CPU).words == "eager (a CUDA graph needs a GPU)"
-    assert choose("eager", Silent(), CPU).words == "eager"
+        choose("graph", Silent(), CPU, 8)
+    assert choose("auto", Silent(), CPU, 8).words == "eager (a CUDA graph needs a GPU)"
+    assert choose("eager", Silent(), CPU, 8).words == "eager"
 
 
 def test_what_cannot_be_a_graph_on_a_gpu_either_has_a_reason(monkeypatch):
     reversible = build("cglow", (1, 4, 4), reversible=True, num_steps=1, hidden_features=4)
-    assert choose("auto", reversible, torch.device("cuda")).words == (
+    assert choose("auto", reversible, torch.device("cuda"), 8).words == (
         "eager (the flow measures between its steps what the next ones do)"
     )
     monkeypatch.setattr(distributed, "world", lambda: World(0, 2, 0))
     monkeypatch.setattr(engine, "_shared", lambda flow: flow)
-    assert choose("auto", Silent(), torch.device("cuda")).words.startswith("eager (several processes exchange")
+    assert choose("auto", Silent(), torch.device("cuda"), 8).words.startswith("eager (several processes exchange")
 
 
 def refuse(*given):
@@ -133,7 +133,7 @@ def refuse(*given):
 
 
 def test_capture_that_fails_is_a_reason_and_the_steps_go_on(monkeypatch):
-    monkeypatch.setattr(engine, "_no_graph", lambda flow, device: "")
+    monkeypatch.setattr(engine, "_no_graph", lambda *given: "")
     monkeypatch.setattr(engine, "_Captured", refuse)
     plain, made = stepper(small("maf")), stepper(small("maf"), engine="auto")
     for _ in range(3):
@@ -160,7 +160,7 @@ def test_graph_is_captured_once_for_a_shape_and_its_gradients_are_those_of_the_b
                 own.copy_(part)
             return self.eager(*self.inputs)
 
-    monkeypatch.setattr(engine, "_no_graph", lambda flow, device: "")
+    monkeypatch.setattr(engine, "_no_graph", lambda *given: "")
     monkeypatch.setattr(engine, "_Captured", Replayed)
     plain, made = stepper(small("maf")), stepper(small("maf"), engine="graph")
     for _ in range(4):
@@ -172,9 +172,9 @@ def test_graph_is_captured_once_for_a_shape_and_its_gradients_are_those_of_the_b
 
 
 def test_compiled_flow_is_captured_too_and_goes_on_without(only_traced, monkeypatch):
-    monkeypatch.setattr(engine, "_no_graph", lambda flow, device: "")
+    monkeypatch.setattr(engine, "_no_graph", lambda *given: "")
     monkeypatch.setattr(engine, "_Captured", refuse)
-    assert choose("compile", Silent(), CPU).words == "compile, graph"
+    assert choose("compile", Silent(), CPU, 8).words == "compile, graph"
     made, plain = stepper(engine="compile"), stepper()
     made.step()
     plain.step()
@@ -186,7 +186,7 @@ def test_fault_of_the_compiler_is_no_failed_capture(monkeypatch):
     def refuse(*given):
         raise EngineError("train.engine: torch cannot compile this flow here (no compiler); take eager")
 
-    monkeypatch.setattr(engine, "_no_graph", lambda flow, device: "")
+    monkeypatch.setattr(engine, "_no_graph", lambda *given: "")
     monkeypatch.setattr(engine, "_Captured", refuse)
     with pytest.raises(EngineError, match="no compiler"):
         stepper(engine="compile").step()

@@ -95,7 +95,7 @@ class Glow(ConditionalFlow):
         """Measure how well the steps invert, and set anchors where they do not; see ``ConditionalFlow``."""
         x, c, index, _ = self._match(x, context, "x", self.event_shape)
         u, c = self.x_map.to_latent(x)[0], c if index is None else c[index]
-        if not self._recomputes(u):
+        if not self.prepares(len(u)):
             return
         contexts = self._contexts(c)
         if self.spectral is not None:
@@ -121,7 +121,7 @@ class Glow(ConditionalFlow):
 
     def _to_latent(self, u: Tensor, c: Tensor | Shared) -> tuple[Tensor, Tensor]:
         contexts, x, log_det, parts = self._contexts(c), u, u.new_zeros(len(u)), []
-        recomputes = self.training and torch.is_grad_enabled() and self._recomputes(u)
+        recomputes = self.training and torch.is_grad_enabled() and self.prepares(len(u))
         if self.spectral is not None:
             x, log_det = self.spectral.to_latent(x, contexts[0])
         for level, given, anchors in zip(self._levels(), contexts, self.anchors, strict=True):
@@ -160,9 +160,9 @@ class Glow(ConditionalFlow):
             log_det = log_det + each
         return x, log_det
 
-    def _recomputes(self, u: Tensor) -> bool:
+    def prepares(self, batch: int) -> bool:
         """Whether a batch's activations are recomputed in the backward pass, rather than kept."""
-        return self.kept_bytes(len(u)) > PLAIN_BYTES if self.reversible is None else self.reversible
+        return self.kept_bytes(batch) > PLAIN_BYTES if self.reversible is None else self.reversible
 
     def kept_bytes(self, batch: int) -> int:
         """About what autograd would keep of the activations of a batch.

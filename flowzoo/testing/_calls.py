@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowzoo import checkpoint
+from flowzoo.flow import ConditionalFlow
 from flowzoo.host_sync import NoHostSync
 from flowzoo.models import build
 from flowzoo.registry import MODELS
@@ -17,6 +19,7 @@ from flowzoo.seeding import generator
 from flowzoo.testing._flow_case import Case, inputs, standardize
 from flowzoo.testing._space import require_default_in_space
 from flowzoo.testing._suite import NotApplicable, close
+from flowzoo.testing.pretended_gpu import pretended_gpu
 
 
 def check_broadcasting(case: Case) -> None:
@@ -164,14 +167,46 @@ def check_gradients_flow(case: Case) -> None:
         raise AssertionError("rsample has no gradient to the context")
 
 
+def check_works_on_a_gpu(case: Case) -> None:
+    """Moved to a GPU, one that is pretended, it scores, draws, and has gradients as on the CPU."""
+    flow = case.build().train()
+    x, c = inputs(flow, 10, generator(20, "x"))
+
+    def answers(flow: ConditionalFlow, device: torch.device) -> dict[str, Tensor]:
+        x_there, c_there = x.to(device), c.to(device, copy=True).requires_grad_()
+        source = generator(20, "z", device=device)
+        (-flow(x_there, c_there).mean() + flow.rsample(c_there, generator=source).square().mean()).backward()
+        with torch.no_grad():
+            found = {"scores": flow.log_prob(x_there, c_there), "draws": flow.sample(c_there, generator=source)}
+        found["the gradient by the context"] = torch.zeros_like(c_there) if c_there.grad is None else c_there.grad
+        return found | {f"the gradient by {n}": p.grad for n, p in flow.named_parameters() if p.grad is not None}
+
+    with pretended_gpu() as gpu:
+        expected = answers(copy.deepcopy(flow), torch.device("cpu"))
+        try:
+            found = answers(copy.deepcopy(flow).to(gpu.device), gpu.device)
+        except (RuntimeError, TypeError) as error:
+            raise AssertionError(f"on a GPU: {error}") from error
+        for what, value in found.items():
+            if value.device != gpu.device:
+                raise AssertionError(f"of a flow on a GPU, {what} are on {value.device}")
+            close(value.cpu(), expected[what], case.tolerance, f"{what} on a GPU")
+
+
 def check_step_does_not_wait(case: Case) -> None:
-    """Scoring and its gradient read nothing back to the host, so a GPU's queue never drains in a step."""
+    """Scoring and its gradient read nothing back to the host, nor copy from it, so a GPU's queue never drains."""
     flow = case.build().train()
     if not any(p.requires_grad for p in flow.parameters()):
         raise NotApplicable("it has nothing to train")
     x, c = inputs(flow, 16, generator(16, "x"))
     with NoHostSync():
         (-flow(x, c).mean()).backward()
+    with pretended_gpu() as gpu:
+        flow, x, c = flow.to(gpu.device), x.to(gpu.device), c.to(gpu.device)
+        gpu.waits.clear()
+        (-flow(x, c).mean()).backward()
+        if gpu.waits:
+            raise AssertionError(f"on a GPU, a training step waits for {', '.join(dict.fromkeys(gpu.waits))}")
 
 
 def check_default_is_in_its_search_space(case: Case) -> None:

@@ -1,4 +1,4 @@
-"""Evaluations changed: copied, with a part missing, with a number spoilt, or with nearly nothing in them."""
+"""Evaluations changed: copied, moved, with a part missing, with a number spoilt, or with nearly nothing in them."""
 
 from __future__ import annotations
 
@@ -41,9 +41,18 @@ def tensors(given: Any, prefix: str = "") -> dict[str, Tensor]:
     return found
 
 
-def copied(given: Evaluation) -> Evaluation:
+def moved(given: Evaluation, device: torch.device) -> Evaluation:
+    """The same numbers on a device, the generator at its beginning and, as in the harness, on the CPU."""
+
+    def log_prob(*args: Tensor) -> Tensor:
+        return given.log_prob(*(part.cpu() for part in args)).to(device)
+
+    return replace(copied(given, device), log_prob=log_prob)
+
+
+def copied(given: Evaluation, device: torch.device | None = None) -> Evaluation:
     """The same numbers in other memory, and the generator at its beginning."""
-    copies = {name: tensor.clone() for name, tensor in tensors(given).items()}
+    copies = {name: tensor.to(device, copy=True) for name, tensor in tensors(given).items()}
     source = torch.Generator(given.generator.device).manual_seed(given.generator.initial_seed())
     return replace(_filled(given, copies), generator=source)
 

@@ -19,8 +19,9 @@ from flowzoo.registry import METRICS, MissingDependency
 from flowzoo.testing._chance import own_chance
 from flowzoo.testing._evaluations import WORLDS, evaluation
 from flowzoo.testing._metric_case import REPEATS, Found, MetricCase, called, is_number, metric_case, outcome, worse
-from flowzoo.testing._spoiling import copied, few, spoilt, tensors, without
+from flowzoo.testing._spoiling import copied, few, moved, spoilt, tensors, without
 from flowzoo.testing._suite import NotApplicable, exemptions, named, run
+from flowzoo.testing.pretended_gpu import pretended_gpu
 
 # -- checks -----------------------------------------------------------------------------------------------------------
 
@@ -81,6 +82,18 @@ def check_seed_repeats(case: MetricCase) -> None:
         with own_chance(case.name):
             found = outcome(case.metric, evaluation(world))
         _same(found, known, f"of {world}, asked again")
+
+
+def check_works_on_a_gpu(case: MetricCase) -> None:
+    """Of an evaluation on a GPU, one that is pretended, it says what it says of that on the CPU."""
+    for world in case.worlds():
+        with pretended_gpu() as gpu:
+            try:
+                found = outcome(case.metric, moved(evaluation(world), gpu.device))
+            except (RuntimeError, TypeError) as error:
+                raise AssertionError(f"of {world} on a GPU: {error}") from error
+        found = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in found.items()}
+        _same(found, case.of(world), f"of {world} on a GPU")
 
 
 def check_changes_nothing(case: MetricCase) -> None:

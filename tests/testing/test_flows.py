@@ -32,7 +32,7 @@ class Honest(ConditionalFlow):
         return torch.tanh(log_scale), shift
 
     def _matrix(self):
-        return torch.eye(len(self.mix), dtype=self.mix.dtype) + self.mix.tril(-1)
+        return torch.eye(len(self.mix), dtype=self.mix.dtype, device=self.mix.device) + self.mix.tril(-1)
 
     def _to_latent(self, u, c):
         log_scale, shift = self._affine(c)
@@ -254,6 +254,32 @@ class Linearised(Honest):
         return Base()
 
 
+class Homebound(Honest):
+    """Right where it was made."""
+
+    def _matrix(self):
+        return super()._matrix() + torch.zeros(len(self.mix), 1)
+
+
+class Homesick(Honest):
+    """Calculates with numbers on the CPU, and comes back."""
+
+    def _base(self, c):
+        class Base(DiagonalNormal):
+            def log_prob(self, z):
+                return super().log_prob(z.cpu())
+
+        return Base()
+
+
+class Courier(Honest):
+    """Sends a number to the device in every step."""
+
+    def _affine(self, c):
+        log_scale, shift = super()._affine(c)
+        return log_scale, shift + torch.tensor(0.0, device=c.device)
+
+
 FAULTS = {
     "log_det_matches_autograd": [WrongLogDet],
     "round_trip": [NotTheInverse],
@@ -267,7 +293,8 @@ FAULTS = {
     "float64_agrees": [Rounded],
     "seed_repeats": [Global],
     "gradients_flow": [Numb, Detached],
-    "step_does_not_wait": [Impatient],
+    "step_does_not_wait": [Impatient, Courier],
+    "works_on_a_gpu": [Homebound, Homesick],
     "broadcasting": [Chunky],
     "shared_contexts": [Misplaced],
     "inference_mode": [Differentiating],

@@ -183,6 +183,17 @@ class Blind(Honest):
 COLUMN = {"better": "lower", "meaning": "something"}
 FLIPPED = (Column("mean_distance", "higher", "distance of means", "mean_distance_floor"), MEANS[1])
 
+
+@dataclass(frozen=True)
+class Homebound(Means):
+    """Weighs the points on the CPU, wherever they are."""
+
+    points: int = 150
+
+    def mean(self, points):
+        return (points * torch.ones(points.shape[2], 1)).mean(2)
+
+
 FAULTS = {
     "declares_its_columns": [
         declaring("Shouting", Column("Mean", **COLUMN)),
@@ -208,6 +219,7 @@ FAULTS = {
     ],
     "looks_at_what_it_needs": [Sneaky],
     "says_what_is_missing": [Trusting, Silent, Zero],
+    "works_on_a_gpu": [Homebound],
     "seed_repeats": [Global, Legacy, Reseeding, Counting],
     "changes_nothing": [Shifting],
     "few_events_do_not_break_it": [Fragile, Single],

@@ -1,0 +1,108 @@
+"""What a GPU would do, on one that is pretended: steps that do not wait, graphs that are the steps, the same table."""
+
+import pytest
+import torch
+
+from flowzoo import engine, models
+from flowzoo.data import Data, Splits
+from flowzoo.joint import Joint
+from flowzoo.layers import replays
+from flowzoo.registry import MODELS
+from flowzoo.seeding import generator
+from flowzoo.stepper import Stepper
+from flowzoo.testing import case_of, inputs
+from flowzoo.testing.pretended_gpu import pretended_gpu
+from flowzoo.train_config import FitConfig
+
+WAITING = {name for name in MODELS.names() if "step_does_not_wait" in getattr(MODELS.get(name), "exempt", {})}
+TRAINED = sorted(set(MODELS.names()) - {"gaussian"})
+
+
+@pytest.fixture
+def gpu():
+    with pretended_gpu() as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def with_graphs(gpu, monkeypatch):
+    """The device can have graphs; counts how many there are."""
+    real, made = engine._no_graph, []
+    monkeypatch.setattr(engine, "_no_graph", lambda flow, device, batch: real(flow, torch.device("cuda"), batch))
+
+    def counted(captured):
+        class Counted(captured):
+            def __init__(self, *given, **named):
+                super().__init__(*given, **named)
+                made.append(1)
+
+        return Counted
+
+    for module in (engine, replays):
+        monkeypatch.setattr(module, "Captured", counted(module.Captured))
+    with gpu.graphs():
+        yield made
+
+
+def steppers(name, gpu, count=1, **options):
+    """Of flows that are made alike, on data of the shapes that the conformance suite gives the model."""
+    case = case_of(name)
+    flows = [
+        models.build(name, case.event, case.context, generator=generator(i, "init"), **dict(case.options))
+        for i in range(count)
+    ]
+    x, c = inputs(flows[0], 200, generator(0, "data"))
+    split = Splits.make(Data(x, c, groups=torch.arange(200) // 4), device=gpu.device).train
+    config = FitConfig(**{"batch_size": 16, "ema": 0.9} | options)
+    return [Stepper(flow.to(gpu.device), split, config, i) for i, flow in enumerate(flows)]
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "radam", "context_noise": 0.1, "context_dropout": 0.1}])
+@pytest.mark.parametrize("name", sorted(set(TRAINED) - WAITING))
+def test_whole_steps_do_not_wait(name, options, gpu):
+    (stepper,) = steppers(name, gpu, **options)
+    stepper.step()
+    gpu.waits.clear()
+    for _ in range(3):
+        stepper.step()
+    assert gpu.waits == []
+
+
+@pytest.mark.parametrize("name", ["maf", "sospf", "galacticflow", "cglow"])
+def test_joint_steps_do_not_wait(name, gpu):
+    joint = Joint(steppers(name, gpu, 3))
+    joint.step()
+    gpu.waits.clear()
+    for _ in range(3):
+        joint.step()
+    assert gpu.waits == []
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_steps_of_a_graph_are_those_of_the_flow(name, gpu, with_graphs):
+    (plain,), (made,) = steppers(name, gpu, engine="eager"), steppers(name, gpu, engine="auto")
+    for _ in range(5):
+        plain.step()
+        made.step()
+    assert len(with_graphs) == (name not in WAITING)
+    if name in WAITING:
+        assert made.engine.words.startswith("eager (the capture failed: ")
+    else:
+        assert made.engine.words == "graph"
+    for p, q in zip(plain.parameters, made.parameters, strict=True):
+        assert torch.equal(p, q)
+    assert torch.equal(plain.loss_sum, made.loss_sum)
+
+
+@pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "bpf", "naf", "nice", "realnvp"])
+def test_replayed_draws_are_those_of_the_flow(name, gpu, with_graphs, monkeypatch):
+    plain = case_of(name).build()
+    flow = case_of(name).build().to(gpu.device)
+    monkeypatch.setenv(replays.SWITCH, "1")
+    for seed in range(4):
+        _, c = inputs(plain, 20, generator(seed, "c"))
+        with torch.no_grad():
+            expected = plain.sample(c, generator=generator(seed, "z"))
+            found = flow.sample(c.to(gpu.device), generator=generator(seed, "z", device=gpu.device))
+        assert torch.equal(found.cpu(), expected)
+    assert len(with_graphs) == 1
