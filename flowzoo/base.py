@@ -33,4 +33,4 @@ class DiagonalNormal:
 
 def _beside(z: Tensor, value: Tensor | float) -> Tensor:
     """A number as a tensor like those beside it: filled there, for a copy makes a GPU wait and ends a capture."""
-    return value.to(z) if isinstance(value, Tensor) else z.new_full((), value)
+    return value.to(z) if isinstance(value, Tensor) else torch.full((), value, dtype=z.dtype, device=z.device)

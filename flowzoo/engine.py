@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flowzoo import distributed
-from flowzoo.cuda_graph import Captured
+from flowzoo.cuda_graph import Graphs, Outputs
 from flowzoo.flow import ConditionalFlow
 
 Name = Literal["auto", "eager", "compile", "graph"]
@@ -28,7 +28,10 @@ class Engine(Protocol):
     it is, and why it is not what was asked for.
     """
 
-    words: str
+    @property
+    def words(self) -> str:
+        """What it is, for the record."""
+        ...
 
     def __call__(self, *batch: Tensor) -> Tensor:
         """``(N, *event)``, the contexts, and their index if there is one, to the mean NLL, a number."""
@@ -53,7 +56,7 @@ def choose(name: Name, flow: ConditionalFlow, device: torch.device, batch: int) 
         return Graph(Eager(flow), fall_back=name == "auto")
     if name == "graph":
         raise EngineError(f"train.engine: graph cannot be had here ({obstacle}); take eager")
-    return Eager(flow, f"eager ({obstacle})")
+    return Eager(flow, f"eager ({obstacle})" if device.type == "cuda" else "eager")
 
 
 class Eager:
@@ -108,51 +111,45 @@ class Graph:
     """
 
     def __init__(self, engine: Eager, fall_back: bool) -> None:
-        self.engine, self.fall_back = engine, fall_back
-        self.words = "graph" if engine.words == "eager" else f"{engine.words}, graph"
-        self.captures = True
+        self.engine = engine
         self.parameters = [p for p in engine.flow.parameters() if p.requires_grad]
-        self.captured: dict[tuple[torch.Size, ...], _Captured] = {}
+        # Without gradients before it a pass writes them, and adds to none.
+        self.graphs = Graphs(self._pass, self._forget, fall_back=fall_back)
+
+    @property
+    def words(self) -> str:
+        """See ``Engine``."""
+        return words_of(self.graphs, self.engine.words)
 
     def __call__(self, *batch: Tensor) -> Tensor:
         """See ``Engine``."""
-        if not self.captures:
-            return self.engine(*batch)
-        shapes = tuple(part.shape for part in batch)
-        if shapes not in self.captured:
-            try:
-                self.captured[shapes] = _Captured(self.engine, self.parameters, batch)
-            except EngineError:
-                raise
-            except RuntimeError as error:
-                reason = f"the capture failed: {str(error).strip().splitlines()[0]}"
-                if not self.fall_back:
-                    raise EngineError(f"train.engine: graph cannot be had here ({reason}); take eager") from error
-                self.words, self.captures = f"{self.engine.words} ({reason})", False
-                for parameter in self.parameters:
-                    parameter.grad = None
-                return self.engine(*batch)
-        return self.captured[shapes](batch)
-
-
-class _Captured:
-    """A graph, and the gradients that it writes."""
-
-    def __init__(self, engine: Eager, parameters: list[nn.Parameter], batch: tuple[Tensor, ...]) -> None:
-        self.parameters = parameters
-        # Without gradients before it a pass writes them, and adds to none.
-        self.replay = Captured(engine, batch, before=self._forget)
-        self.gradients = [parameter.grad for parameter in parameters]
-
-    def __call__(self, batch: tuple[Tensor, ...]) -> Tensor:
-        seen = self.replay(*batch)
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+        try:
+            seen, *gradients = self.graphs(*batch)
+        except EngineError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise EngineError(
+                f"train.engine: graph cannot be had here (the capture failed: {reason}); take eager"
+            ) from error
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
+        assert seen is not None
         return seen.clone()
+
+    def _pass(self, *batch: Tensor) -> Outputs:
+        return self.engine(*batch), *(parameter.grad for parameter in self.parameters)
 
     def _forget(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+
+
+def words_of(graphs: Graphs, written: str) -> str:
+    """What is done where there should be graphs: of what is written so, or that itself and why."""
+    if graphs.trouble:
+        return f"{written} (the capture failed: {graphs.trouble})"
+    return "graph" if written == "eager" else f"{written}, graph"
 
 
 def _no_graph(flow: ConditionalFlow, device: torch.device, batch: int) -> str:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from flowzoo.cuda_graph import Graphs, Outputs
+from flowzoo.engine import Graph, words_of
 from flowzoo.flow import ConditionalFlow
 from flowzoo.stepper import Stepper
 
@@ -57,6 +59,14 @@ class Joint:
         equal = {name for name in buffers[0] if all(torch.equal(buffers[0][name], own[name]) for own in buffers[1:])}
         self.common = {name: buffers[0][name] for name in equal}
         self.own = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0] if name not in equal}
+        self.trained = [name for name, weight in self.stacked.items() if weight.requires_grad]
+        engine = steppers[0].engine
+        self.graphs = Graphs(self._pass, fall_back=engine.graphs.fall_back) if isinstance(engine, Graph) else None
+
+    @property
+    def words(self) -> str:
+        """By which engine, as ``flowzoo.engine`` says it."""
+        return "eager" if self.graphs is None else words_of(self.graphs, "eager")
 
     def step(self) -> None:
         """Take one step of each.
@@ -66,28 +76,33 @@ class Joint:
                 then nobody has taken the step.
         """
         batches = [stepper.take() for stepper in self.steppers]
-        trained = [name for name, weight in self.stacked.items() if weight.requires_grad]
         stacked = [torch.stack(parts) for parts in zip(*batches, strict=True)]
         try:
             # Only once: it changes what all threads of the process do with warnings.
             with nullcontext() if self.tried else _slow_is_an_error():
-                totals, seen = vmap(self._losses)(self.stacked, self.own, *stacked)
-            gradients = torch.autograd.grad(totals.sum(), [self.stacked[name] for name in trained], allow_unused=True)
+                seen, *gradients = (self.graphs or self._pass)(*stacked)
         except Exception as error:
             raise NotTogether(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
         self.tried = True
-        # In the memory layout of the weights: a fused optimiser pairs the two by place, not by index.
-        laid_out = [None if gradient is None else gradient.contiguous() for gradient in gradients]
+        assert seen is not None
         for i, (stepper, weights) in enumerate(zip(self.steppers, self.parts, strict=True)):
-            for name, gradient in zip(trained, laid_out, strict=True):
+            for name, gradient in zip(self.trained, gradients, strict=True):
                 weights[name].grad = None if gradient is None else gradient[i]
-            stepper.update(seen[i].detach())
+            stepper.update(seen[i])
 
     def release(self) -> None:
         """Give each flow tensors of its own."""
         for weights in self.parts:
             for weight in weights.values():
                 weight.data = weight.data.clone()
+
+    def _pass(self, *batch: Tensor) -> Outputs:
+        """The mean NLL of each, and all gradients, of batches side by side."""
+        totals, seen = vmap(self._losses)(self.stacked, self.own, *batch)
+        weights = [self.stacked[name] for name in self.trained]
+        gradients = torch.autograd.grad(totals.sum(), weights, allow_unused=True)
+        # In the memory layout of the weights: a fused optimiser pairs the two by place, not by index.
+        return seen.detach(), *(None if gradient is None else gradient.contiguous() for gradient in gradients)
 
     def _losses(self, weights: dict[str, Tensor], own: dict[str, Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
         found: tuple[Tensor, Tensor] = functional_call(self.loss, {**weights, **own, **self.common}, batch)

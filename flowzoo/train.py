@@ -121,7 +121,7 @@ def fit_together(
     config = config or FitConfig()
     obstacles = {
         "several levels of context_noise are tried one after another": len(config.noise_levels) > 1,
-        f"the engine {config.engine} is for one flow": config.engine in ("compile", "graph"),
+        "the engine compile is for one flow": config.engine == "compile",
         "several processes train one flow": distributed.world().size > 1,
         "there is nothing to train": not all(any(p.requires_grad for p in flow.parameters()) for flow in flows),
     }
@@ -140,7 +140,7 @@ def fit_together(
                     try:
                         next(loops[trainer])
                     except StopIteration as end:
-                        found[trainer] = end.value
+                        found[trainer] = replace(end.value, engine=joint.words) if joint else end.value
                         del loops[trainer]
                     except preempt.Preempted:  # it has written its checkpoint, and the others shall too
                         stopped = True

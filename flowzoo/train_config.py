@@ -39,11 +39,11 @@ class FitConfig:
         validation_events: at most this many validation events, a fixed random choice, are scored each time.
         checkpoint_every: steps between checkpoints, when a path is given. Where so many steps take more than a minute
             there is one a minute too (``docs/clusters.md``).
-        engine: ``"eager"``, one operation after another; ``"compile"``, the forward pass of a step compiled by torch:
+        engine: ``"auto"``, on a GPU ``"graph"`` where there can be one, and where its first replay gives what the flow
+            gives, else ``"eager"``, and the record says why; ``"eager"``, one operation after another; ``"graph"``,
+            forward and backward pass as one CUDA graph; ``"compile"``, the forward pass of a step compiled by torch:
             half a minute and more before the first one, a C++ compiler (on a GPU, Triton), and results that differ in
-            rounding, worth it from some thousands of steps on (``benchmarks/results/compile_gain.md``); ``"graph"``,
-            on a GPU, forward and backward pass as one CUDA graph; ``"auto"``, a graph where there can be one, else
-            eager with the reason.
+            rounding, worth it from some thousands of steps on (``benchmarks/results/compile_gain.md``).
     """
 
     steps: int = 2000
@@ -64,7 +64,7 @@ class FitConfig:
     patience: int = 10
     validation_events: int = 5_000
     checkpoint_every: int = 500
-    engine: Literal["auto", "eager", "compile", "graph"] = "eager"
+    engine: Literal["auto", "eager", "compile", "graph"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "evaluate_every", "checkpoint_every", "validation_events"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowzoo import build, distributed, engine
+from flowzoo import build, cuda_graph, distributed, engine
 from flowzoo.cli import complaint
 from flowzoo.data import Data, Levels, Splits
 from flowzoo.distributed import World
@@ -109,12 +109,12 @@ def test_fault_of_a_compiled_flow_is_its_own(only_traced):
 # -- a graph --------------------------------------------------------------------------------------------------------
 
 
-def test_graph_needs_a_gpu_and_says_so_and_auto_does_without():
+def test_graph_needs_a_gpu_and_says_so_and_auto_is_eager_without():
     with pytest.raises(
         EngineError, match=r"^train\.engine: graph cannot be had here \(a CUDA graph needs a GPU\); take"
     ):
         choose("graph", Silent(), CPU, 8)
-    assert choose("auto", Silent(), CPU, 8).words == "eager (a CUDA graph needs a GPU)"
+    assert choose("auto", Silent(), CPU, 8).words == "eager"
     assert choose("eager", Silent(), CPU, 8).words == "eager"
 
 
@@ -134,7 +134,7 @@ def refuse(*given):
 
 def test_capture_that_fails_is_a_reason_and_the_steps_go_on(monkeypatch):
     monkeypatch.setattr(engine, "_no_graph", lambda *given: "")
-    monkeypatch.setattr(engine, "_Captured", refuse)
+    monkeypatch.setattr(cuda_graph, "Captured", refuse)
     plain, made = stepper(small("maf")), stepper(small("maf"), engine="auto")
     for _ in range(3):
         plain.step()
@@ -145,35 +145,9 @@ def test_capture_that_fails_is_a_reason_and_the_steps_go_on(monkeypatch):
         stepper(small("maf"), engine="graph").step()
 
 
-def test_graph_is_captured_once_for_a_shape_and_its_gradients_are_those_of_the_batch(monkeypatch):
-    captured = []
-
-    class Replayed:
-        """What a graph does, one operation after another: it reads and writes tensors of its own."""
-
-        def __init__(self, eager, parameters, batch):
-            captured.append([part.shape for part in batch])
-            self.eager, self.parameters, self.inputs = eager, parameters, [part.clone() for part in batch]
-
-        def __call__(self, batch):
-            for own, part in zip(self.inputs, batch, strict=True):
-                own.copy_(part)
-            return self.eager(*self.inputs)
-
-    monkeypatch.setattr(engine, "_no_graph", lambda *given: "")
-    monkeypatch.setattr(engine, "_Captured", Replayed)
-    plain, made = stepper(small("maf")), stepper(small("maf"), engine="graph")
-    for _ in range(4):
-        plain.step()
-        made.step()
-    assert captured == [[(8, 2), (8, 1)]]
-    assert made.engine.words == "graph"
-    assert all(torch.equal(p, q) for p, q in zip(plain.parameters, made.parameters, strict=True))
-
-
 def test_compiled_flow_is_captured_too_and_goes_on_without(only_traced, monkeypatch):
     monkeypatch.setattr(engine, "_no_graph", lambda *given: "")
-    monkeypatch.setattr(engine, "_Captured", refuse)
+    monkeypatch.setattr(cuda_graph, "Captured", refuse)
     assert choose("compile", Silent(), CPU, 8).words == "compile, graph"
     made, plain = stepper(engine="compile"), stepper()
     made.step()
@@ -183,11 +157,11 @@ def test_compiled_flow_is_captured_too_and_goes_on_without(only_traced, monkeypa
 
 
 def test_fault_of_the_compiler_is_no_failed_capture(monkeypatch):
-    def refuse(*given):
+    def fail(*given):
         raise EngineError("train.engine: torch cannot compile this flow here (no compiler); take eager")
 
     monkeypatch.setattr(engine, "_no_graph", lambda *given: "")
-    monkeypatch.setattr(engine, "_Captured", refuse)
+    monkeypatch.setattr(engine.Compiled, "__call__", fail)
     with pytest.raises(EngineError, match="no compiler"):
         stepper(engine="compile").step()
 

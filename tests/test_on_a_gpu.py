@@ -3,15 +3,17 @@
 import pytest
 import torch
 
-from flowzoo import engine, models
+from flowzoo import cuda_graph, engine, models
 from flowzoo.data import Data, Splits
-from flowzoo.joint import Joint
+from flowzoo.engine import EngineError
+from flowzoo.joint import Joint, NotTogether
 from flowzoo.layers import replays
 from flowzoo.registry import MODELS
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
 from flowzoo.testing import case_of, inputs
 from flowzoo.testing.pretended_gpu import pretended_gpu
+from flowzoo.train import fit_together
 from flowzoo.train_config import FitConfig
 
 WAITING = {name for name in MODELS.names() if "step_does_not_wait" in getattr(MODELS.get(name), "exempt", {})}
@@ -30,16 +32,13 @@ def with_graphs(gpu, monkeypatch):
     real, made = engine._no_graph, []
     monkeypatch.setattr(engine, "_no_graph", lambda flow, device, batch: real(flow, torch.device("cuda"), batch))
 
-    def counted(captured):
-        class Counted(captured):
-            def __init__(self, *given, **named):
-                super().__init__(*given, **named)
-                made.append(1)
+    class Counted(cuda_graph.Captured):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            made.append(self)
 
-        return Counted
-
-    for module in (engine, replays):
-        monkeypatch.setattr(module, "Captured", counted(module.Captured))
+    for module in (cuda_graph, replays):
+        monkeypatch.setattr(module, "Captured", Counted)
     with gpu.graphs():
         yield made
 
@@ -55,6 +54,10 @@ def steppers(name, gpu, count=1, **options):
     split = Splits.make(Data(x, c, groups=torch.arange(200) // 4), device=gpu.device).train
     config = FitConfig(**{"batch_size": 16, "ema": 0.9} | options)
     return [Stepper(flow.to(gpu.device), split, config, i) for i, flow in enumerate(flows)]
+
+
+def refuse(*given):
+    raise RuntimeError("no memory\nand more")
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "radam", "context_noise": 0.1, "context_dropout": 0.1}])
@@ -92,6 +95,60 @@ def test_steps_of_a_graph_are_those_of_the_flow(name, gpu, with_graphs):
     for p, q in zip(plain.parameters, made.parameters, strict=True):
         assert torch.equal(p, q)
     assert torch.equal(plain.loss_sum, made.loss_sum)
+
+
+@pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "galacticflow", "cglow"])
+def test_joint_steps_of_a_graph_are_those_of_the_flows(name, gpu, with_graphs):
+    plain, made = (Joint(steppers(name, gpu, 3, engine=each)) for each in ("eager", "auto"))
+    for _ in range(5):
+        plain.step()
+        made.step()
+    assert (plain.words, made.words, len(with_graphs)) == ("eager", "graph", 1)
+    for one, other in zip(plain.steppers, made.steppers, strict=True):
+        for p, q in zip(one.parameters, other.parameters, strict=True):
+            assert torch.equal(p, q)
+        assert torch.equal(one.loss_sum, other.loss_sum)
+
+
+def test_joint_steps_go_on_without_a_graph_and_say_why(gpu, with_graphs, monkeypatch):
+    monkeypatch.setattr(cuda_graph, "Captured", refuse)
+    plain, made = (Joint(steppers("maf", gpu, 2, engine=each)) for each in ("eager", "auto"))
+    for _ in range(3):
+        plain.step()
+        made.step()
+    assert made.words == "eager (the capture failed: no memory)"
+    assert torch.equal(plain.steppers[1].loss_sum, made.steppers[1].loss_sum)
+    asked = Joint(steppers("maf", gpu, 2, engine="graph"))
+    with pytest.raises(NotTogether, match=r"^RuntimeError: no memory$"):
+        asked.step()
+
+
+def test_flows_trained_at_once_say_that_a_graph_did_it(gpu, with_graphs):
+    splits = Splits.make(Data(torch.randn(300, 3, generator=generator(0, "x"))), device=gpu.device)
+    config = FitConfig(steps=20, evaluate_every=10, batch_size=16)
+    flows = [models.build("maf", (3,), (0,), num_steps=1, generator=generator(i, "init")) for i in range(2)]
+    found = fit_together([flow.to(gpu.device) for flow in flows], splits, config, seeds=[0, 1])
+    assert [(result.engine, result.together) for result in found] == [("graph", 2)] * 2
+    assert len(with_graphs) == 1
+
+
+def test_graph_that_gives_other_numbers_is_not_believed(gpu, with_graphs):
+    (stepper,) = steppers("maf", gpu)
+    forward, calls = stepper.flow.forward, []
+    stepper.flow.forward = lambda *batch: forward(*batch) * (calls.append(1) or len(calls))
+    stepper.step()
+    assert stepper.engine.words == "eager (the capture failed: its first replay gave other numbers)"
+    (stepper,) = steppers("maf", gpu, engine="graph")
+    stepper.flow.forward = lambda *batch: forward(*batch) * (calls.append(1) or len(calls))
+    with pytest.raises(EngineError, match=r"its first replay gave other numbers\); take eager$"):
+        stepper.step()
+
+
+def test_graph_is_captured_once_for_a_shape(gpu, with_graphs):
+    (stepper,) = steppers("maf", gpu)
+    for _ in range(3):
+        stepper.step()
+    assert [[tuple(part.shape) for part in graph.inputs] for graph in with_graphs] == [[(16, 3), (16, 2)]]
 
 
 @pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "bpf", "naf", "nice", "realnvp"])
