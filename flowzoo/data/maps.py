@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import BeforeValidator
+from torch import Tensor
 
 from flowzoo.config import ConfigError
 from flowzoo.data import _camels as camels
@@ -21,8 +22,11 @@ from flowzoo.data._direction import Direction, PriorTexts, directed, prior_of
 from flowzoo.data._drawn import other_prior
 from flowzoo.data._keyed import Keyed
 from flowzoo.data._options import Whole, Words, listed, words
-from flowzoo.data._parameter_table import choose, read_params
+from flowzoo.data._parameter_table import Parameters, choose, read_params
 from flowzoo.registry import DATASETS
+from flowzoo.seeding import generator
+
+_FEWEST = 3  # simulations of which a split can be made
 
 
 def _side(value: Any) -> tuple[float, str] | None:
@@ -57,8 +61,9 @@ class Maps:
     array ``Maps_<field>_<suite>_<set>_z=<z>.npy`` of shape ``(n_simulations * k, H, W)``, and a text file
     ``params_*.txt`` with one row per simulation; map i belongs to row i // k. The text has blanks or commas
     between its columns and may begin with ``#`` and their names (with units, as ``M[Msun]``); a first column
-    of names and a last one called ``seed`` are no parameters. A split never tears a simulation apart, nor,
-    where there is a ``prior``, simulations of equal parameters. Empty pixels are exactly equal, and an
+    of names or row numbers and a last one called ``seed`` are no parameters, and rows that count must count upwards.
+    A split never tears a simulation apart, nor, where there is a ``prior``, simulations of equal parameters; a table
+    may have a row for each map, and then equal rows are one simulation. Empty pixels are exactly equal, and an
     atom has no density: the floor gives them a logarithm, the noise a density, and both are part of what is
     scored. Maps that they would hide are refused.
 
@@ -146,8 +151,9 @@ class Maps:
         self._check_options()
         files, params_file = self._files()
         arrays = camels.open_fields(files)
-        values, names, units, remarks = read_params(*params_file)
-        chosen = choose(self.parameters, names, params_file.path)
+        table = read_params(*params_file)
+        values, names, units = table.values, table.names, table.units
+        chosen = choose(self.parameters, table, params_file.path)
         total, height, width = arrays[0].shape
         per_row, rest = divmod(total, len(values))
         if rest or not per_row:
@@ -171,7 +177,7 @@ class Maps:
         context: dict[str, Any] = {"context": vectors, "context_index": simulation}
         context_names = [names[i] for i in chosen]
         context_units = [units[i] for i in chosen]
-        notes = [*remarks, *fields.notes(noise, self.seed)]
+        notes = [*table.notes, *fields.notes(noise, self.seed), self._layout(per_row, table, params_file.path)]
         if self.context_field:
             image = self._image(files, total)
             context = {"context": image.beside(vectors[simulation], index), "context_image": image.shape}
@@ -180,7 +186,7 @@ class Maps:
             notes += [f"context image: {note}" for note in image.notes()]
         elif not chosen:
             context = {}
-        prior, groups = None, simulation
+        prior, groups = None, torch.from_numpy(table.alike)[simulation] if self._by_map(per_row, table) else simulation
         if self.prior is not None:
             texts = self._texts(names)
             prior = prior_of(texts, context_names, vectors)
@@ -204,6 +210,59 @@ class Maps:
             remedy=fields.remedy,
         )
         return directed(data, self.direction)
+
+    def events(self, maps: np.ndarray, seed: int | None = None) -> Tensor:
+        """Maps of elsewhere, such as observed ones, as the events that a flow was trained on.
+
+        They are pooled, get the floor, the logarithm and noise of their own, as ``load`` does it to those of the files.
+
+        >>> import numpy as np
+        >>> Maps(log=False, downsample=2).events(np.ones((3, 8, 8))).shape
+        torch.Size([3, 1, 4, 4])
+
+        Args:
+            maps: ``(H, W)``, ``(n, H, W)``, or ``(n, C, H, W)`` of several fields, in the units of the files.
+            seed: of the noise, which is another than that of the files; by default theirs.
+
+        Returns:
+            ``(n, C, h, w)``; written to a file they are what ``flowzoo infer --x`` takes.
+
+        Raises:
+            ConfigError: if an option does not fit the maps.
+            ValueError: if they have other axes, or a pixel has no logarithm.
+        """
+        maps = np.asarray(maps)
+        if maps.ndim not in (2, 3, 4) or maps.dtype.kind not in "iuf" or not maps.size:
+            raise ValueError(f"maps must be numbers (n, H, W) or (n, C, H, W); got {maps.dtype} {maps.shape}")
+        maps = maps[None] if maps.ndim == 2 else maps
+        channels = [maps] if maps.ndim == 3 else list(maps.swapaxes(0, 1))
+        named = self.field or tuple("map" for _ in channels)
+        if len(named) != len(channels):
+            raise ValueError(f"maps must have the channels {', '.join(named)}; got {len(channels)}")
+        files = [camels.MapsFile(Path(name), name) for name in named]
+        fields = Channels(files, channels, each("floor", self.floor, files), self.downsample, self.log)
+        x = torch.empty(len(maps), *fields.shape)
+        fields.write(x, np.arange(len(maps)))
+        option = "noise_dex" if self.log else "noise"
+        noise = torch.tensor(each(option, getattr(self, option), files), dtype=torch.float64)
+        # Not by ``write``, which refuses maps that the noise would hide: one observed map may well be so smooth.
+        drawn = torch.randn(
+            x.shape, generator=generator(self.seed if seed is None else seed, "events"), dtype=noise.dtype
+        )
+        return (x + noise[:, None, None] * drawn).float()
+
+    @staticmethod
+    def _by_map(per_row: int, table: Parameters) -> bool:
+        """Whether the table has a row for each map, with equal ones for those of a simulation."""
+        return per_row == 1 and _FEWEST <= len(np.unique(table.alike)) < len(table.alike)
+
+    def _layout(self, per_row: int, table: Parameters, file: Path) -> str:
+        """Which map belongs to which row, said so that a table of other rows is seen."""
+        if self._by_map(per_row, table):
+            count = len(np.unique(table.alike))
+            return f"{file.name}: a row for each map, {count} of them different: each of these is a simulation"
+        row = "map i belongs to row i" if per_row == 1 else f"map i belongs to row i // {per_row}"
+        return f"{file.name}: {row}, {len(table.values)} simulations"
 
     def _check_options(self) -> None:
         if self.direction == "posterior" and (self.prior is None or self.context_field):

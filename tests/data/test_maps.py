@@ -72,7 +72,8 @@ def test_event_is_the_logarithm_of_the_map_with_floor_and_noise(tmp_path):
     added = noisy.x - clean.x
     assert float(added.std()) == pytest.approx(0.05, rel=0.08)
     assert abs(float(added.mean())) < 5 * 0.05 / added.numel() ** 0.5
-    assert noisy.notes == ("log10(map + 1000), plus N(0, 0.05 dex), seed 0",)
+    layout = "params_LH_Toy.txt: map i belongs to row i // 3, 5 simulations"
+    assert noisy.notes == ("log10(map + 1000), plus N(0, 0.05 dex), seed 0", layout)
 
 
 def test_empty_pixels_are_an_atom_without_noise_and_none_with_it(tmp_path):
@@ -173,7 +174,77 @@ def test_rows_of_equal_parameters_are_one_simulation_where_there_is_a_prior(tmp_
     assert data.groups.tolist() == [i // 3 for i in range(15)]
     assert any("3 rows for each of 5 different parameter rows" in note for note in data.notes)
     assert data.groups.tolist() == load(root=root, prior=prior, direction="posterior").groups.tolist()
-    assert len(load(root=root).groups.unique()) == 15
+
+
+def by_map(text):
+    """A row for each map: three equal ones for each simulation."""
+    return HEADER + "".join(text.format(i=i, s=i // 3, p=0.1 + i // 3 / 10) + "\n" for i in range(15))
+
+
+@pytest.mark.parametrize("row", ["{p} 0.8 {p}", "{p}, 0.8, {p}"])
+def test_row_for_each_map_makes_one_simulation_of_equal_rows(tmp_path, row):
+    root = write(tmp_path, text=by_map(row))
+    for options in ({}, {"parameters": "0"}, {"parameters": "none"}):
+        data = load(root=root, **options)
+        labels = data.groups.tolist()
+        assert [labels.index(label) // 3 for label in labels] == [i // 3 for i in range(15)]
+    splits = Splits.make(load(root=root))
+    parts = [
+        set(part.contexts[part.context_index, 0].tolist()) for part in (splits.train, splits.validation, splits.test)
+    ]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 5
+    assert "params_LH_Toy.txt: a row for each map, 5 of them different: each of these is a simulation" in data.notes
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "groups"),
+    [
+        ("# a seed\n", "{p} {i}", 15),  # other initial conditions
+        ("# a seed\n", "{p} {s}", 5),
+        ("#Name a\n", "LH_{s} 0.3", 5),
+        ("#Name a\n", "map_{i} {p}", 5),
+        (",a\n", "{i},{p}", 5),  # as pandas writes it
+        ("a\n", "0.3", 15),  # nothing tells them apart
+    ],
+)
+def test_what_is_no_parameter_tells_simulations_apart_too(tmp_path, header, row, groups):
+    text = header + by_map(row).removeprefix(HEADER)
+    assert len(load(root=write(tmp_path, text=text), parameters="a").groups.unique()) == groups
+
+
+@pytest.mark.parametrize("header", ["sim,A,n\n", ",A,n\n", "# sim A n\n", ""])
+@pytest.mark.parametrize("first", [0, 1])
+def test_number_of_the_row_is_no_parameter(tmp_path, header, first):
+    text = header + "".join(f"{i + first},0.{i},{10 + i}\n" for i in range(5))
+    data = load(root=write(tmp_path, text=text))
+    assert data.context_names == (("A", "n") if header else ("p1", "p2"))
+    assert data.context[:, 1].tolist() == [10, 11, 12, 13, 14]
+    name = "p0" if not header else "sim" if "sim" in header else "row"
+    assert f"params_LH_Toy.txt: the first column, {name}, numbers the rows: no parameter" in data.notes
+    assert load(root=str(tmp_path), parameters="0,1").context[:, 0].tolist() == [first + i for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("header", "name"), [("#Name A n\n", "LH_{}"), ("", "run{}"), ("sim A n\n", "{}"), (",A,n\n", "{}"), ("A n\n", "")]
+)
+def test_rows_in_another_order_than_their_names_are_refused(tmp_path, header, name):
+    between = "," if header.startswith(",") else " "
+    rows = [between.join((name.format(i), f"0.{i}", str(10 + i))).strip() for i in (0, 1, 3, 2, 4)]
+    text = header + "\n".join(rows)
+    if not name:  # without names rows are in the order of the maps
+        assert load(root=write(tmp_path, text=text)).context[2].tolist() == pytest.approx([0.3, 13])
+        return
+    what = f"{name.format(2)} stands below {name.format(3)}, and map i belongs to row i // k"
+    with pytest.raises(ValueError, match=what):
+        load(root=write(tmp_path, text=text), parameters="A,n" if header else "p0")
+
+
+def test_names_of_parameters_may_have_blanks_and_units_that_stand_apart(tmp_path):
+    text = "Omega m, sigma 8, M [Msun]\n" + rows().replace(" ", ", ")
+    data = load(root=write(tmp_path, text=text))
+    assert (data.context_names, data.context_units) == (("Omega m", "sigma 8", "M"), ("", "", "Msun"))
+    data = load(root=write(tmp_path, text="# Omega_m sigma_8 M [Msun]\n" + rows()))
+    assert (data.context_names, data.context_units) == (("Omega_m", "sigma_8", "M"), ("", "", "Msun"))
 
 
 @pytest.mark.parametrize(
@@ -185,6 +256,9 @@ def test_rows_of_equal_parameters_are_one_simulation_where_there_is_a_prior(tmp_
         ("1 2\n3\n" + rows(3), "1 or 2 or 3 columns"),
         ("1 2 x\n" + rows(4), "'x' in row 1 of the parameters is not a number"),
         ("LH_0\nLH_1\nLH_2\nLH_3\nLH_4\n", "no column of numbers"),
+        ("a;b\n" + "0.1;0.2\n" * 5, "row 1 has ';'; blanks or commas must stand between its columns"),
+        ("a b\n" + "0,1 0,25\n" * 5, "0,1 is two columns, or a decimal comma; write 0.1"),
+        ("a b a\n" + rows(), "the header names 'a' 2 times"),
         (HEADER + rows(4), "has 15 maps and params_LH_Toy.txt 4 rows"),
         (HEADER + rows(16), "must be a multiple"),
     ],
@@ -230,6 +304,35 @@ def test_pixels_that_are_not_finite_are_counted_over_all_maps(tmp_path, value):
         load(root=write(tmp_path, maps))
     with pytest.raises(ValueError, match=r"npy: 960 of 960 pixels are not finite"):
         load(root=write(tmp_path, np.full_like(maps, value)))
+
+
+def test_maps_of_elsewhere_become_events_as_those_of_the_files_did(tmp_path):
+    options = {"downsample": 2, "noise_dex": 0.0, "floor": 500}
+    data, maps = load(root=write(tmp_path), **options), configure("maps", options)
+    assert torch.equal(maps.events(raw()), data.x)
+    assert torch.equal(maps.events(raw()[3]), data.x[3:4])
+    noisy = configure("maps", {**options, "noise_dex": 0.2})
+    added = noisy.events(raw()) - data.x
+    assert float(added.std()) == pytest.approx(0.2, rel=0.15)
+    assert torch.equal(noisy.events(raw()), noisy.events(raw(), seed=0))
+    assert not torch.equal(noisy.events(raw()), noisy.events(raw(), seed=1))
+    noise = load(root=str(tmp_path), **{**options, "noise_dex": 0.2}).x - data.x
+    assert abs(float((noise * added).mean())) < 0.2**2 / 4  # that of the files is another
+    smooth = np.full((SIZE, SIZE), 7e4)
+    assert noisy.events(smooth).shape == (1, 1, SIZE // 2, SIZE // 2)  # one map may be smooth
+
+
+def test_channels_of_maps_of_elsewhere_are_the_fields(tmp_path):
+    options = {"field": "HI,Mgas", "noise_dex": 0.0, "floor": "1e3,0"}
+    data = load(root=write_two(tmp_path), **options)
+    maps = configure("maps", options)
+    assert torch.equal(maps.events(np.stack([raw(), second()], 1)), data.x)
+    with pytest.raises(ValueError, match="maps must have the channels HI, Mgas; got 1"):
+        maps.events(raw())
+    with pytest.raises(ValueError, match=r"maps must be numbers \(n, H, W\) or \(n, C, H, W\); got float64 \(8,\)"):
+        maps.events(np.ones(8))
+    with pytest.raises(ValueError, match="map: 64 of 64 pixels are <= 0 after adding the floor of 1000"):
+        configure("maps", {}).events(np.full((SIZE, SIZE), -1e3))
 
 
 def test_constant_parameter_is_refused_by_name(tmp_path):
@@ -315,7 +418,7 @@ def test_fields_are_the_channels_in_the_order_asked_for(tmp_path):
     assert data.units == ("dex", "dex")
     assert np.allclose(data.x[:, 0].numpy(), np.log10(second().astype(float)), atol=1e-6)
     assert np.allclose(data.x[:, 1].numpy(), np.log10(raw().astype(float) + 1e3), atol=1e-6)
-    assert data.notes == (
+    assert data.notes[:-1] == (
         "log10(Mgas + 0), plus N(0, 0 dex), seed 0",
         "log10(HI + 1000), plus N(0, 0 dex), seed 0",
     )
@@ -400,7 +503,7 @@ def test_floor_above_all_pixels_is_noted_and_one_that_hides_the_field_is_refused
     root = write_two(tmp_path)
     largest = float(second().max())
     data = load(root=root, field="HI,Mgas", floor=[1e3, 2 * largest], noise_dex="0.05,1e-3")
-    assert data.notes[-1] == f"the floor of {2 * largest:g} is above every pixel of Mgas"
+    assert data.notes[-2] == f"the floor of {2 * largest:g} is above every pixel of Mgas"
     with pytest.raises(ValueError, match=r"Maps_Mgas.*largest pixel, .* is far below the floor of .*; lower `floor`"):
         load(root=root, field="Mgas", floor=2000 * largest, noise_dex=0)
 
@@ -694,9 +797,10 @@ def test_noise_of_two_spreads_is_refused_and_of_less_is_said(tmp_path):
     with pytest.raises(ValueError, match="would hide; lower `floor` and `noise_dex`"):
         load(root=root, noise_dex=0.501 * spread)
     said = f"the pixels of map spread by {spread:.2g} dex before that noise"
-    assert load(root=root, noise_dex=0.499 * spread).notes[-1] == said
-    assert load(root=root, noise_dex=0.101 * spread).notes[-1] == said
-    assert len(load(root=root, noise_dex=0.099 * spread).notes) == 1
+    assert load(root=root, noise_dex=0.499 * spread).notes[1] == said
+    assert load(root=root, noise_dex=0.101 * spread).notes[1] == said
+    assert said not in load(root=root, noise_dex=0.099 * spread).notes
+    assert len(load(root=root, noise_dex=0.099 * spread).notes) == 2
 
 
 def test_without_the_logarithm_pixels_stay_as_they_are(tmp_path):
@@ -705,7 +809,7 @@ def test_without_the_logarithm_pixels_stay_as_they_are(tmp_path):
     pooled = images().astype(float).reshape(15, 4, 2, 4, 2).mean((2, 4))
     assert np.allclose(data.x[:, 0].numpy(), pooled, atol=1e-6)
     assert (data.names, data.units) == (("HI",), ("",))
-    assert data.notes == ("mean over 2 x 2 pixels", "map as it is, no logarithm")
+    assert data.notes[:-1] == ("mean over 2 x 2 pixels", "map as it is, no logarithm")
     noisy = load(root=root, log="false", noise=0.3)
     assert float((noisy.x[:, 0] - torch.from_numpy(images())).std()) == pytest.approx(0.3, rel=0.08)
     assert noisy.notes[0] == "map as it is, no logarithm, plus N(0, 0.3), seed 0"
