@@ -12,7 +12,8 @@ from flowzoo.report.columns import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LINEAR = 1.0  # nats up to which the axis is linear: beyond, models that failed would hide what tells the others apart
+_LINEAR = 1.0  # nats up to which an axis of decades is linear
+_FAR = 20.0  # times as far as the second as the last is, from where it would hide what tells the others apart
 
 
 def nll(dataset: str, rows: Sequence[Row], styles: Mapping[str, Style]) -> Figure:
@@ -29,9 +30,11 @@ def nll(dataset: str, rows: Sequence[Row], styles: Mapping[str, Style]) -> Figur
     figure = Figure(figsize=(7.0, 1.1 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=REAL, linewidth=0.8)
+    ends = [0.0]
     for i, row in enumerate(rows):
         colour = styles[row["model"]].colour
         error = 0.0 if math.isnan(row["delta_se"]) else 2 * row["delta_se"]
+        ends += [row["delta_nll"] - error, row["delta_nll"] + error]
         axes.errorbar(
             row["delta_nll"],
             -i,
@@ -43,9 +46,11 @@ def nll(dataset: str, rows: Sequence[Row], styles: Mapping[str, Style]) -> Figur
         )
     axes.set_yticks([-i for i in range(len(rows))], [verbatim(row["model"]) for row in rows])
     axes.set_ylim(-len(rows) + 0.4, 0.6)
-    if max(row["delta_nll"] for row in rows) > 20 * _LINEAR:
+    behind = [row["delta_nll"] for row in rows if row["delta_nll"] > 0]
+    if behind and max(behind) > _FAR * max(_LINEAR, min(behind)):
         axes.set_xscale("symlog", linthresh=_LINEAR)
         axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(min(ends) - 0.5 * _LINEAR, 2 * max(ends))
     axes.set_xlabel("NLL less that of the best (nats per event, ± 2 standard errors)")
     axes.set_title(verbatim(dataset), loc="left", fontsize=11, fontweight="bold")
     axes.tick_params(colors=INK)

@@ -133,7 +133,9 @@ def _axes(grid: Any, found: Shown, channel: int) -> None:
         at.xaxis.set_minor_formatter(NullFormatter())
         at.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         at.set_xlabel(f"$k$  [{wavenumber}]", fontsize=10)
-    grid[0, 0].set_ylabel(f"$P(k)$  [{power}]" if power else "$P(k)$", fontsize=10)
+    name = entry(found.labels, "names", channel)
+    what = f"$P(k)$ of {text(name)}" if name else "$P(k)$"
+    grid[0, 0].set_ylabel(f"{what}  [{power}]" if power else what, fontsize=10)
     grid[1, 0].set_ylabel("model / real", fontsize=10)
 
 
@@ -143,7 +145,7 @@ def _legend(found: Shown, banded: bool) -> dict[str, Any]:
     from matplotlib.patches import Patch
 
     real = (Patch(color=_SCATTER), Line2D([], [], color=REAL, linewidth=2.2))
-    entries: dict[str, Any] = {"real maps, and their scatter": real}
+    entries: dict[str, Any] = {r"real maps: mean, 1$\sigma$ of one": real}
     if banded:
         entries["real against real"] = Patch(color=_ERROR)
     for model in found.scores:
@@ -193,11 +195,16 @@ def _limits(mean: Tensor, std: Tensor, drawn: Sequence[Tensor]) -> tuple[float, 
 def _units(found: Shown, channel: int) -> tuple[str, str]:
     """Of k and of P(k)."""
     unit = entry(found.labels, "units", channel)
-    square = f"({text(unit)})$^2$ " if unit else ""
+    square = f"{_to_the(unit, '2')} " if unit else ""
     if not found.labels.get("side"):
         return r"2$\pi$ / side", f"{square}side$^2$"
     length = entry(found.labels, "side", 1)
     if not length:
         return "1 / length", square.strip()
-    inverse = "/".join(reversed(length.split("/"))) if length.count("/") == 1 else f"({text(length)})$^{{-1}}$"
-    return inverse, f"{square}({text(length)})$^2$"
+    inverse = "/".join(reversed(length.split("/"))) if length.count("/") == 1 else _to_the(length, "{-1}")
+    return inverse, f"{square}{_to_the(length, '2')}"
+
+
+def _to_the(unit: str, power: str) -> str:
+    """A unit to a power, in brackets where it is more than a word."""
+    return f"{text(unit) if unit.isalpha() else f'({text(unit)})'}$^{power}$"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flowzoo.metrics import Column
 from flowzoo.record import BASELINE
-from flowzoo.report.columns import Row, by_dataset, has, rounded, significant
+from flowzoo.report.columns import FIELDS, Row, by_dataset, has, name_of, rounded, significant
 from flowzoo.report.figures_training import HISTORY
 from flowzoo.report.table import Cell, Table
 from flowzoo.report.words import BAD, DOUBTFUL, GOOD, word
@@ -22,6 +22,11 @@ _POSTERIORS = {
 
 
 _TRUTH = "log_posterior_truth"
+_BASELINE = "the linear-Gaussian baseline"
+# What has a floor that falls to it: of both R^2 more is better.
+_DISTANCES = tuple(shown for shown in FIELDS if not shown.sources[0].endswith("_r2"))
+PLAIN = 2.0  # floors from which a difference is plain
+SHOWN = 3  # differences that are named
 FEW = 10  # test groups, below which an error of a mean may easily be off by half
 
 
@@ -52,12 +57,12 @@ def verdicts(table: Table, cells: Sequence[Cell] = ()) -> list[Verdict]:
         cells: what it was made of, for what is to be said of trainings.
     """
     return [
-        _verdict(dataset, rows, [cell for cell in cells if cell.record.dataset == dataset])
+        _verdict(dataset, rows, [cell for cell in cells if cell.record.dataset == dataset], _untested(table, dataset))
         for dataset, rows in by_dataset(table).items()
     ]
 
 
-def _verdict(dataset: str, rows: list[Row], cells: Sequence[Cell]) -> Verdict:
+def _verdict(dataset: str, rows: list[Row], cells: Sequence[Cell], untested: Mapping[str, str]) -> Verdict:
     best = next((row for row in rows if row["best"]), None)
     scored = [row for row in rows if has(row, "nll_nats")]
     apart = [row["model"] for row in scored if best is None or row["split_hash"] != best["split_hash"]]
@@ -86,7 +91,8 @@ def _verdict(dataset: str, rows: list[Row], cells: Sequence[Cell]) -> Verdict:
         *_excess(take),
         *_context(take),
         *_draws(take),
-        *_calibration(rows, take),
+        *_maps(take),
+        *(_calibration(rows, take) or _why_untested(take, untested)),
         *_unfinished(rows, cells),
         *_few(cells),
     ]
@@ -116,7 +122,8 @@ def _fit(rows: list[Row], best: Row, near: list[Row]) -> list[str]:
     if not further:
         return [text]
     second = further[0]
-    ahead = f"{text}, {_with_error(second['delta_nll'], second['delta_se'])} less than {second['model']}"
+    name = _BASELINE if second["model"] == BASELINE else second["model"]
+    ahead = f"{text}, {_with_error(second['delta_nll'], second['delta_se'])} less than {name}"
     if math.isnan(second["delta_se"]):
         return [f"{ahead}; of one test group no error is known, and another group may tell otherwise"]
     return [ahead]
@@ -132,6 +139,8 @@ def _baseline(rows: list[Row], best: Row, near: list[Row]) -> list[str]:
         return [
             "The linear-Gaussian baseline is as good within two standard errors: no flow is needed, or none trained"
         ]
+    if near == [best] and baseline is next(row for row in rows if row is not best and has(row, "delta_nll")):
+        return []  # said with the lead of the best
     gain = _with_error(baseline["delta_nll"], baseline["delta_se"])
     return [f"The linear-Gaussian baseline is {gain} nats behind it"]
 
@@ -181,6 +190,36 @@ def _draws(row: Row) -> list[str]:
         value, floor = significant(row["sw"]), significant(row["sw_floor"])
         return [f"Its draws are {value} spreads from the test events (sliced Wasserstein; {floor}: real from real)"]
     return []
+
+
+def _maps(row: Row) -> list[str]:
+    """Of images: in which field statistics they differ plainly from real ones."""
+    found = [shown for shown in _DISTANCES if all(has(row, source) for source in shown.sources)]
+    if not found:
+        return []
+    ratios = {shown: row[shown.sources[0]] / row[shown.sources[1]] for shown in found if row[shown.sources[1]] > 0}
+    plain = sorted((shown for shown in ratios if ratios[shown] >= PLAIN), key=lambda shown: -ratios[shown])
+    if not plain:
+        of = f"all {len(found)} field statistics" if len(found) > 1 else name_of(found[0].heading)
+        return [f"Its maps are off by less than twice the floor (real from real) in {of}"]
+    named = [f"{name_of(shown.heading)} ({significant(ratios[shown], 2)} floors)" for shown in plain[:SHOWN]]
+    named += [f"{len(plain) - SHOWN} more"] if len(plain) > SHOWN else []
+    return [f"Its maps are off by twice the floor (real from real) or more in {_and(named)}"]
+
+
+def _untested(table: Table, dataset: str) -> dict[str, str]:
+    """Why posteriors were not judged, by model, where they could have been."""
+    found = {
+        entry.model: entry.reason
+        for entry in table.missing
+        if (entry.dataset, entry.column) == (dataset, "calibration_p")
+    }
+    return {model: reason for model, reason in found.items() if "has no prior" not in reason}
+
+
+def _why_untested(take: Row, untested: Mapping[str, str]) -> list[str]:
+    reason = untested.get(take["model"])
+    return [f"Whether posteriors by it are calibrated is not known: {reason}"] if reason else []
 
 
 def _calibration(rows: list[Row], take: Row) -> list[str]:

@@ -251,7 +251,7 @@ def test_ratio_without_a_floor_has_no_band() -> None:
     figure = drawn("power.maps", [cell(power_spectrum__floor_by_context=None)])
     assert len(figure.axes[3].collections) == 0
     labels = [entry.get_text() for entry in figure.legends[0].get_texts()]
-    assert labels == ["real maps, and their scatter", "maf"]
+    assert labels == [r"real maps: mean, 1$\sigma$ of one", "maf"]
 
 
 def test_bad_baseline_does_not_flatten_the_ratios_of_the_others_and_is_marked() -> None:
@@ -271,14 +271,16 @@ def test_limits_are_finite_whatever_was_drawn(value: float) -> None:
 
 
 def test_wavenumbers_have_the_unit_of_the_side() -> None:
+    name = r"log$_{10}$ $N_{\mathrm{HI}}$"
+
     def axis(side: list[str]) -> tuple[str, str, float]:
         labels = {k: v for k, v in {**LABELS, "side": side}.items() if v}
         figure = drawn("power.maps", [cell(labels=labels)])
         x = figure.axes[0].lines[0].get_xdata()
         return figure.axes[3].get_xlabel(), figure.axes[0].get_ylabel(), float(x[0])
 
-    assert axis(["25", "Mpc/h"]) == ("$k$  [h/Mpc]", "$P(k)$  [(dex)$^2$ (Mpc/h)$^2$]", 0.25)
-    assert axis(["2", "deg"])[0] == "$k$  [(deg)$^{-1}$]"
+    assert axis(["25", "Mpc/h"]) == ("$k$  [h/Mpc]", f"$P(k)$ of {name}  [dex$^2$ (Mpc/h)$^2$]", 0.25)
+    assert axis(["2", "deg"])[:2] == ("$k$  [deg$^{-1}$]", f"$P(k)$ of {name}  [dex$^2$ deg$^2$]")
     unitless = axis([])
     assert unitless[0] == r"$k$  [2$\pi$ / side]"
     assert unitless[2] == pytest.approx(0.25 / (2 * math.pi))

@@ -46,6 +46,16 @@ def test_model_that_failed_by_far_does_not_hide_what_tells_the_others_apart():
     assert axes.get_xscale() == "symlog"
 
 
+@pytest.mark.parametrize("behind", [(334, 457), (0.5, 1e4), (0.5, 2), (0.3,)])
+def test_axis_is_no_wider_than_what_it_shows(behind):
+    cells = [cell(name, SHARED - by + NOISE) for name, by in zip("bc", behind, strict=False)]
+    (axes,) = drawn(cell("a", SHARED), *cells)["nll.maps"].axes
+    assert axes.get_xscale() == ("symlog" if max(behind) == 1e4 else "linear")
+    low, high = axes.get_xlim()
+    assert -max(0.5, 0.2 * max(behind)) <= low < 0
+    assert 1.02 * max(behind) < high
+
+
 def test_training_shows_the_descent_and_not_what_a_flow_unlearnt():
     found = drawn(cell("maf", SHARED, LEARNT), cell("gaussian", SHARED - 1, LEARNT[:1]))
     (axes,) = found["training.maps"].axes

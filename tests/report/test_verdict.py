@@ -62,7 +62,7 @@ def test_best_that_is_bad_is_taken_where_no_other_is_as_good_and_who_passes_is_n
 @pytest.mark.parametrize(
     ("gaussian", "words"),
     [
-        (SHARED - 2, "The linear-Gaussian baseline is 2.00"),
+        (SHARED - 2 + NOISE, "maf has the lowest NLL of events that no training saw"),
         (TIE, "The linear-Gaussian baseline is as good within two standard errors"),
         (SHARED + 2, "No flow is better than this linear-Gaussian baseline"),
     ],
@@ -70,6 +70,51 @@ def test_best_that_is_bad_is_taken_where_no_other_is_as_good_and_who_passes_is_n
 def test_baseline_is_what_a_flow_must_beat(gaussian, words):
     found = said(cell("maf", SHARED), cell("gaussian", gaussian))
     assert any(line.startswith(words) for line in found.lines)
+
+
+def test_lead_over_the_baseline_is_said_once():
+    behind = cell("gaussian", SHARED - 2 + NOISE)
+    alone = said(cell("maf", SHARED), behind).lines
+    assert alone[0].endswith("less than the linear-Gaussian baseline")
+    assert not [line for line in alone[1:] if "baseline" in line]
+    for other in (SHARED - 1 + NOISE, TIE):
+        lines = said(cell("maf", SHARED), cell("nsf", other), behind).lines
+        assert "baseline" not in lines[0]
+        assert [line for line in lines if "nats behind it" in line]
+
+
+def of_fields(**ratios):
+    """A cell of images, with each field statistic so many times its floor."""
+    names = ("pk_error", "pixel_w1", "peaks_error", "minkowski_error", "bispectrum_error", "scattering_distance")
+    metrics = {name: 0.1 * ratios.get(name, 1.1) for name in names}
+    return cell(
+        "maf", SHARED, **metrics, **{f"{name}_floor": 0.1 for name in names}, pk_mean_r2=0.1, pk_mean_r2_floor=0.9
+    )
+
+
+def test_maps_are_judged_by_their_distance_in_floors():
+    near = "Its maps are off by less than twice the floor (real from real) in all 6 field statistics"
+    assert near in said(of_fields(peaks_error=1.9)).lines
+    far = "Its maps are off by twice the floor (real from real) or more in "
+    found = said(of_fields(peaks_error=2.5, pk_error=9.0)).lines
+    assert far + "P(k) error (9.0 floors) and peaks (2.5 floors)" in found
+    many = dict.fromkeys(("pk_error", "pixel_w1", "peaks_error", "minkowski_error"), 3.0)
+    (line,) = [line for line in said(of_fields(**many)).lines if line.startswith(far)]
+    assert line.endswith("peaks (3.0 floors) and 1 more")
+    only = cell("maf", SHARED, pixel_w1=0.1, pixel_w1_floor=0.1)
+    assert [line for line in said(only).lines if line.endswith("(real from real) in pixel W1")]
+    assert not [line for line in said(cell("maf", SHARED)).lines if "maps" in line]
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_said"), [("12 observations; calibration needs 20", True), ("the dataset has no prior", False)]
+)
+def test_why_posteriors_were_not_judged_is_said_where_they_could_be(reason, is_said):
+    maf = cell("maf", SHARED)
+    record = dataclasses.replace(maf.record, missing={"calibration_p": reason})
+    lines = said(maf._replace(record=record)).lines
+    assert (f"Whether posteriors by it are calibrated is not known: {reason}" in lines) == is_said
+    assert len(lines) == 1 + is_said
 
 
 def test_one_test_group_claims_no_order():
