@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -32,31 +41,24 @@ def origin(trial: FrozenTrial) -> int:
     return int(trial.system_attrs.get("failed_trial", trial.number))
 
 
-def _samplers() -> dict[str, type[BaseSampler]]:
-    """Those of Optuna that take any search space, by name: ``TPESampler`` is ``tpe``."""
-    found: dict[str, Any] = {}
-    for name in optuna.samplers.__all__:
-        kind: Any = getattr(optuna.samplers, name)
-        if not inspect.isclass(kind) or inspect.isabstract(kind) or not name.endswith("Sampler"):
-            continue
-        parameters = inspect.signature(kind.__init__).parameters
-        needed = [p for key, p in parameters.items() if key != "self" and p.default is p.empty]
-        if not needed and "seed" in parameters and name != "BruteForceSampler":  # that one wants it finite
-            found[name.removesuffix("Sampler").lower()] = kind
-    return found
+#: By name, to be called with a seed; those of Optuna that take any search space. What its versions have different
+#: defaults for is spelt out. By groups TPE learns of an option too that not every trial has; scrambled, a
+#: low-discrepancy sequence heeds the seed, and does not begin in a corner of the space.
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
+    "cmaes": partial(CmaEsSampler, n_startup_trials=STARTUP, warn_independent_sampling=False),
+    "gp": partial(GPSampler, n_startup_trials=STARTUP, warn_independent_sampling=False),
+    "nsgaii": NSGAIISampler,
+    "nsgaiii": NSGAIIISampler,
+    "qmc": partial(QMCSampler, scramble=True, warn_independent_sampling=False),
+    "random": RandomSampler,
+    "tpe": partial(TPESampler, n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True),
+}
 
 
-def _make(name: str, seed: int, number: int, parameter: str = "") -> BaseSampler:
-    kind = _samplers()[name]
-    # The points of a low-discrepancy sequence are one sequence.
-    own = derive(seed, "study") if name == "qmc" else derive(seed, "trial", number, parameter)
-    options: dict[str, Any] = {"seed": own % 2**32}
-    known = inspect.signature(kind.__init__).parameters
-    options |= {"warn_independent_sampling": False} if name in ("cmaes", "qmc") else {}
-    options |= {"n_startup_trials": STARTUP} if "n_startup_trials" in known else {}
+def _make(name: str, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return kind(**options)
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return SAMPLERS[name](seed=seed % 2**32)
 
 
 class Sampler(BaseSampler):
@@ -75,15 +77,15 @@ class Sampler(BaseSampler):
 
     def __init__(self, name: str, seed: int, present: Mapping[str, Any]) -> None:
         self.name, self.seed, self.present = name.lower(), seed, dict(present)
-        if self.name not in _samplers():
-            raise ConfigError(f"tune.sampler: there is no '{name}'; there are {', '.join(sorted(_samplers()))}")
+        if self.name not in SAMPLERS:
+            raise ConfigError(f"tune.sampler: there is no '{name}'; there are {', '.join(SAMPLERS)}")
         if self.name == "cmaes" and importlib.util.find_spec("cmaes") is None:  # Optuna finds out in the second trial
             raise ConfigError("tune.sampler: 'cmaes' needs a package that is not installed: pip install cmaes")
-        self.inner = _make(self.name, seed, 0)
+        self.inner = self._inner(0)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """See ``BaseSampler``."""
-        self.inner = _make(self.name, self.seed, origin(trial))
+        self.inner = self._inner(origin(trial))
         self.inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -102,12 +104,19 @@ class Sampler(BaseSampler):
         if not number and param_name in self.present:
             return self.present[param_name]
         # A stream of its own for each: who goes on with a trial may find some of them drawn.
-        sampler = _make(self.name, self.seed, number, param_name)
+        own = derive(self.seed, "trial", number, param_name)
+        # Of a low-discrepancy sequence what it leaves out is drawn at random.
+        sampler = _make("random" if self.name == "qmc" else self.name, own)
         return sampler.sample_independent(study, trial, param_name, distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
         """See ``BaseSampler``."""
         self.inner.after_trial(study, trial, state, values)
+
+    def _inner(self, number: int) -> BaseSampler:
+        # The points of a low-discrepancy sequence are one sequence.
+        one = derive(self.seed, "study") if self.name == "qmc" else derive(self.seed, "trial", number, "")
+        return _make(self.name, one)
 
 
 class Pruner(BasePruner):
