@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,22 +84,30 @@ def tune(
 
 
 def tune_flags(trials: int | None, minutes: float | None, storage: str | None, study: str | None) -> list[str]:
-    """Flags as ``--set`` takes them."""
+    """Flags as ``--set`` takes them.
+
+    Raises:
+        ConfigError: for two budgets.
+    """
+    from flowzoo.config import ConfigError
+
+    if trials is not None and minutes is not None:
+        raise ConfigError(f"--trials {trials} and --minutes {minutes:g} are two budgets; give one")
     flags = {"trials": trials, "minutes": minutes, "storage": storage, "study": study}
-    return [f"tune.{name}={value}" for name, value in flags.items() if value is not None]
+    found = [f"tune.{name}={json.dumps(value)}" for name, value in flags.items() if value is not None]
+    return found if trials is None else [*found, "tune.minutes=null"]  # which a config file may have set
 
 
-def report_study(study: Any, found: Any, path: Path | None) -> None:
-    """Say what a study found."""
-    typer.echo(f"  {study.name}: {found}" if isinstance(found, str) else f"  {found.summary()}")
+def report_study(_study: Any, found: Any, path: Path | None) -> None:
+    """Say what a study found, or why nothing; either begins with its name."""
+    typer.echo(f"  {found if isinstance(found, str) else found.summary()}")
     if path is not None:
         typer.echo(f"  {path}")
 
 
 def report_trial(trial: Any) -> None:
     """Say how a trial ended."""
-    what = (
-        trial.state.name.lower() if trial.value is None or trial.state.name == "PRUNED" else f"{trial.value:.4f} nats"
-    )
+    state = trial.state.name
+    what = f"{trial.value:.4f} nats" if state == "COMPLETE" else {"FAIL": "failed"}.get(state, state.lower())
     reason = f": {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
     typer.echo(f"  trial {trial.number}: {what}{reason} ({trial.user_attrs.get('seconds', 0):.0f} s)")

@@ -12,6 +12,7 @@ from flowzoo.tune.space import Space
 from flowzoo.tune.storage import Opened, open_storage
 from flowzoo.tune.study import StudyError, check_study, open_study, verify
 from flowzoo.tune.task import Task
+from flowzoo.tune.trial import last_step
 from flowzoo.tune.tuned import Tuned
 from flowzoo.tune.worker import BEYOND, Worker, counts
 
@@ -48,9 +49,8 @@ def search(
         from flowzoo.tune.sampling import Pruner, Sampler
 
         sampler = Sampler(config.sampler, config.seed, space.present)
-        steps = len(fit.noise_levels) * (fit.steps + 1)
         with _open(task) as opened:
-            pruner = Pruner(config.pruner, steps, fit.evaluate_every)
+            pruner = Pruner(config.pruner, last_step(fit), fit.evaluate_every)
             study = open_study(opened, task.study, task.subject, sampler, pruner)
             worker = Worker(study, opened, config, space, task.folder)
             for trial, lease in worker.trials(say or _to_stderr):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowzoo.config import ConfigError
+from flowzoo.storage import DISK
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
@@ -84,9 +86,14 @@ def open_storage(url: str | None, folder: Path, *, heartbeat: int = 15) -> Opene
 def _opened(storage: BaseStorage, url: str, leases: Path, close: Callable[[], None] = lambda: None) -> Opened:
     # A folder with a name of its own in it: `mkdir` is atomic everywhere, and so is the renaming of a whole folder to a
     # name that is not there or of a folder that is empty.
-    leases.mkdir(parents=True, exist_ok=True)
     own = leases / f".{uuid.uuid4().hex}.tmp"
-    (own / uuid.uuid4().hex).mkdir(parents=True)
+    try:
+        (own / uuid.uuid4().hex).mkdir(parents=True)
+    except OSError as error:
+        close()
+        if error.errno in DISK and error.errno != errno.EROFS:
+            raise
+        raise ConfigError(f"tune.storage: workers write into {leases}, and cannot ({error.strerror})") from None
     try:
         own.rename(leases / ".home")
     except OSError:  # another was first

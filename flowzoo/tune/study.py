@@ -64,8 +64,9 @@ def _readable(name: str, url: str) -> Iterator[None]:
     except StudyError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        why = f"{type(error).__name__}: {one_line(error)}"
-        raise StudyError(f"study '{name}' in {url} was altered or damaged ({why}); give another --study") from None
+        raise StudyError(
+            f"study '{name}' in {url} was altered or damaged ({one_line(error)}); give another --study"
+        ) from None
 
 
 def open_study(

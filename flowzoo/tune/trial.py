@@ -20,6 +20,7 @@ from flowzoo.lease import Lease
 from flowzoo.models import ModelConfig
 from flowzoo.record import one_line
 from flowzoo.storage import DISK
+from flowzoo.train_config import FitConfig
 from flowzoo.tune.space import Space
 from flowzoo.tune.study import StudyError
 
@@ -96,7 +97,7 @@ def run_trial(
     try:
         model, config = space.drawn(trial, as_it_stands=first)
         arguments: dict[str, Any] = {"seed": seed, "checkpoint": state, "label": label, "show": show}
-        arguments["on_validation"] = _Report(trial, lease)
+        arguments["on_validation"] = _Report(trial, lease, last_step(space.fit))
         try:
             result = train.fit(build(model), splits, config, **arguments)
         except CheckpointError:  # damaged, or of another study: it has no say
@@ -130,11 +131,16 @@ def run_trial(
     return Outcome(kind, value, reason, {"seconds": time.monotonic() - began, **attributes})
 
 
+def last_step(fit: FitConfig) -> int:
+    """The step of the last validation of a training that nothing ends early; levels of noise follow one another."""
+    return len(fit.noise_levels) * (fit.steps + 1) - 1
+
+
 class _Report:
     """Called after each validation: tells the study, and asks whether to go on."""
 
-    def __init__(self, trial: Trial, lease: Lease) -> None:
-        self.trial, self.lease = trial, lease
+    def __init__(self, trial: Trial, lease: Lease, last: int) -> None:
+        self.trial, self.lease, self.last = trial, lease, last
         # Who goes on with a trial comes past validations again that are known.
         self.known = max(trial.storage.get_trial(trial._trial_id).intermediate_values, default=-1)
 
@@ -143,7 +149,8 @@ class _Report:
             raise Lost
         if step > self.known:
             self.trial.report(-nll, step)
-        if step >= self.known and self.trial.should_prune():
+        # At its end there is nothing to spare, and its best validation may have been an earlier one.
+        if self.known <= step < self.last and self.trial.should_prune():
             raise _Pruned(f"worse than others at step {step}")
 
 

@@ -45,6 +45,8 @@ class TuneConfig:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be positive; got {self.minutes}")
+        if self.storage == "":
+            raise ValueError("storage must be a URL, or null for a file in the run directory; got an empty text")
         if self.study is not None and not is_name(self.study):
             raise ValueError(f"study must be letters, digits, '_', '-' and single dots; got {self.study!r}")
 

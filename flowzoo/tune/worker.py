@@ -59,7 +59,7 @@ class Worker:
         from flowzoo.tune.sampling import origin
 
         self.study, self.opened, self.config, self.space, self.folder = study, opened, config, space, folder
-        self.storage, self.origin, self.State = study._storage, origin, TrialState
+        self.storage, self.origin, self.State = opened.storage, origin, TrialState
         self.study_id = self.storage.get_study_id_from_name(study.study_name)
         self.nudged: set[int] = set()
         self.seen: dict[int, tuple[int, float]] = {}
@@ -83,7 +83,8 @@ class Worker:
                 break
             if running and not waits:
                 waits = True
-                say(f"{self.study.study_name}: waiting for {len(running)} trials of other workers")
+                others = "a trial of another worker" if len(running) == 1 else f"{len(running)} trials of other workers"
+                say(f"{self.study.study_name}: waiting for {others}")
             time.sleep(POLL)
         self._sweep()
 
@@ -126,10 +127,8 @@ class Worker:
             now = self.storage.get_trial(trial._trial_id)
             trial.set_user_attr(SEAL, seal(now, kind, outcome.value))
             self.study.tell(trial, outcome.value, state=self.State[kind])
-        except UpdateFinishedTrialError:
-            return False
-        except ValueError as error:
-            if str(error).startswith("Cannot tell a"):  # it is over, or waits to be begun again
+        except (UpdateFinishedTrialError, ValueError):  # the second is of `tell`, if it was over before that looked
+            if self.storage.get_trial(trial._trial_id).state.is_finished():
                 return False
             raise
         forget(self.state(trial.number), self.space)

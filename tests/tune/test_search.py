@@ -23,6 +23,7 @@ from flowzoo.harness import settings
 from flowzoo.lease import take
 from flowzoo.stepper import Stepper
 from flowzoo.tune import StudyError, TuneConfig, worker
+from flowzoo.tune.sampling import Pruner
 from flowzoo.tune.trial import _Report
 
 TRIALS = 5
@@ -118,6 +119,26 @@ def test_pruned_trial_says_when_and_trained_less(undisturbed: Any) -> None:
         assert max(reported) < 12
         assert values == [reported[max(reported)]]
         assert reason == f"worse than others at step {max(reported)}"
+
+
+def test_trial_at_its_end_is_complete_with_its_best_validation(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pruner that is asked at the last step would throw away a trial that is trained, and was good before."""
+    fit = train.fit
+
+    def overfits(*args: Any, **options: Any) -> Any:
+        second = "trial 1" in options["label"]
+        for step, nll in ((3, 2.0), (6, 1.0 if second else 2.0), (12, 3.0 if second else 2.0)):
+            options["on_validation"](step, nll)
+        return replace(fit(*args, **{**options, "on_validation": None}), validation_nll=1.0 if second else 2.0)
+
+    monkeypatch.setattr(train, "fit", overfits)
+    monkeypatch.setattr(Pruner, "prune", lambda self, study, trial: trial.number > 0)
+    problem("harsh", trials=2, pruner="median")
+    assert problem.trials("harsh")[1][1::4] == ("PRUNED", "worse than others at step 3")
+    monkeypatch.setattr(Pruner, "prune", lambda self, study, trial: trial.number > 0 and trial.last_step == 12)
+    tuned = problem("late", trials=2, pruner="median")
+    assert [t[1] for t in problem.trials("late")] == ["COMPLETE"] * 2
+    assert (tuned.number, tuned.value) == (1, -1.0)
 
 
 @pytest.mark.parametrize(
@@ -452,7 +473,7 @@ def test_trial_of_a_worker_that_lives_is_waited_for_and_taken_over_when_it_dies(
         lease.release()
 
     problem(trials=2, say=say)
-    assert said == ["two_moons.maf: waiting for 1 trials of other workers"]
+    assert said == ["two_moons.maf: waiting for a trial of another worker"]
     assert [t[:2] for t in problem.trials()] == [(0, "COMPLETE"), (1, "COMPLETE")]
 
 
@@ -558,7 +579,9 @@ def test_study_can_have_a_prefix_and_no_path(problem: Any) -> None:
             TuneConfig(study=name)
 
 
-@pytest.mark.parametrize("option", [{"trials": 0}, {"minutes": 0.0}, {"minutes": math.nan}, {"heartbeat": 0}])
-def test_budget_that_cannot_be_is_refused(option: Any) -> None:
+@pytest.mark.parametrize(
+    "option", [{"trials": 0}, {"minutes": 0.0}, {"minutes": math.nan}, {"heartbeat": 0}, {"storage": ""}]
+)
+def test_option_that_cannot_be_is_refused(option: Any) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))} must be"):
         TuneConfig(**option)

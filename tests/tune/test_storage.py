@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 
 from flowzoo.config import ConfigError
 from flowzoo.tune.journal import mend
-from flowzoo.tune.sampling import Pruner
 from flowzoo.tune.storage import open_storage
 
 REFUSED = {
@@ -32,6 +31,15 @@ def test_storage_that_cannot_be_is_one_line(tmp_path: Path, url: str) -> None:
         open_storage(url, tmp_path)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_storage_beside_which_no_leases_can_be_is_one_line(tmp_path: Path) -> None:
+    leases = tmp_path / "study.db.leases"
+    leases.write_text("a file where the folder of the leases would be")
+    with pytest.raises(
+        ConfigError, match=rf"^tune.storage: workers write into {leases}, and cannot \(Not a directory\)$"
+    ):
+        open_storage(None, tmp_path)
 
 
 def test_missing_driver_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,53 +179,3 @@ def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"".join(lines))
     with pytest.raises(ConfigError, match=r"a line of it is damaged \(JSONDecodeError: .*; give another file"):
         open_storage(f"journal:{file}", tmp_path)
-
-
-# -- pruning --------------------------------------------------------------------------------------------------------
-
-
-def test_verdict_that_a_kill_cut_off_is_given_again() -> None:
-    study = optuna.create_study(direction="maximize", pruner=Pruner("halving", 90, 10))
-    for value in (3.0, 2.0, 1.0):
-        trial = study.ask()
-        trial.report(value, 10)
-        assert trial.should_prune() == (trial.number > 0)
-    assert study.trials[2].system_attrs  # the rung is taken down
-    assert trial.should_prune()  # as the one asks who goes on with it
-    trial.report(1.5, 20)
-    assert not trial.should_prune()  # passed, as Optuna has it
-
-
-def test_no_trial_is_pruned_before_its_time_nor_the_first_one_ever() -> None:
-    for name in ("hyperband", "halving", "median"):
-        study = optuna.create_study(direction="maximize", pruner=Pruner(name, 900, 10))
-        for number in range(12):
-            trial = study.ask()
-            for step in (0, 50, 99):
-                trial.report(-float(number), step)
-                assert not trial.should_prune()
-            study.tell(trial, -float(number))
-    for name in ("hyperband", "halving", "median"):
-        study = optuna.create_study(direction="maximize", pruner=Pruner(name, 900, 10))
-        trials = [study.ask() for _ in range(12)]
-        for trial in trials[::-1]:
-            trial.report(float(trial.number), 899)
-        study.tell(trials[-1], 11.0)
-        assert not trials[0].should_prune()
-
-
-def test_hyperband_ends_bad_trials_and_lets_the_sampler_see_all() -> None:
-    study = optuna.create_study(direction="maximize", study_name="s", pruner=Pruner("hyperband", 90, 1))
-    ended = 0
-    for number in range(30):
-        trial = study.ask()
-        for step in range(0, 91, 10):
-            trial.report(-float(number), step)
-            if trial.should_prune():
-                ended += 1
-                study.tell(trial, state=TrialState.PRUNED)
-                break
-        else:
-            study.tell(trial, -float(number))
-    assert 10 < ended < 30
-    assert optuna.pruners._filter_study(study, study.trials[5]) is study
