@@ -113,7 +113,8 @@ def _tuned(study: Study, opened: Opened, space: Space) -> Tuned:
         default_value=None if default is None else default.value,
         counts={**found, "lost": sum(t.state.name == "FAIL" and not counts(t) for t in trials)},
         reasons={t.number: t.user_attrs["reason"] for t in trials if t.state.name == "FAIL" and counts(t)},
-        searched=tuple(space.asked),
+        # What is asked for may depend on what was drawn before.
+        searched=tuple(dict.fromkeys([*space.asked, *([] if best is None else best.params)])),
         given=(*sorted(space.given_model), *(f"train.{name}" for name in sorted(space.given_train))),
     )
 

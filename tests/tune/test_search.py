@@ -227,6 +227,26 @@ def test_found_config_is_a_config_file(problem: Any) -> None:
     assert "best.yaml" in str(path)
 
 
+def test_option_that_is_asked_for_under_a_condition_is_in_the_found_config(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def suggest(cls: Any, trial: Any) -> Any:
+        features = trial.suggest_categorical("hidden_features", [128, 64])
+        return cls(hidden_features=features, num_steps=trial.suggest_int("num_steps", 2, 3) if features == 64 else 1)
+
+    def build(model: Any) -> Any:
+        if problem.folder.joinpath("run", "study.db").exists() and model.hidden_features != 64:
+            raise ValueError("only what is found by search is left")
+        return problem.build(model)
+
+    monkeypatch.setattr(type(problem.model), "suggest", classmethod(suggest))
+    problem.given = {"given_model": ("activation",), "given_train": ("steps",)}
+    tuned = problem(trials=8, build=build, training=False)
+    assert tuned.model.num_steps in (2, 3)
+    options = tuned.to_settings()["models"]["maf"]
+    assert models.configure("maf", {**options, "activation": problem.model.activation}) == tuned.model
+
+
 def test_trials_say_where_they_ran(problem: Any) -> None:
     seen: list[int] = []
     problem(trials=2, on_trial=lambda trial: seen.append(trial.number))
