@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flowzoo import distributed
@@ -114,7 +115,10 @@ class Graph:
         self.engine = engine
         self.parameters = [p for p in engine.flow.parameters() if p.requires_grad]
         # Without gradients before it a pass writes them, and adds to none.
-        self.graphs = Graphs(self._pass, self._forget, fall_back=fall_back)
+        # Functions, not methods of this: a graph holds the memory of a step, and shall go when this goes.
+        self.graphs = Graphs(
+            partial(_pass, engine, self.parameters), partial(_forget, self.parameters), fall_back=fall_back
+        )
 
     @property
     def words(self) -> str:
@@ -137,12 +141,14 @@ class Graph:
         assert seen is not None
         return seen.clone()
 
-    def _pass(self, *batch: Tensor) -> Outputs:
-        return self.engine(*batch), *(parameter.grad for parameter in self.parameters)
 
-    def _forget(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
+def _pass(engine: Eager, parameters: Sequence[nn.Parameter], *batch: Tensor) -> Outputs:
+    return engine(*batch), *(parameter.grad for parameter in parameters)
+
+
+def _forget(parameters: Sequence[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def words_of(graphs: Graphs, written: str) -> str:

@@ -91,7 +91,8 @@ class Joint:
             stepper.update(seen[i])
 
     def release(self) -> None:
-        """Give each flow tensors of its own."""
+        """Give each flow tensors of its own, and the device the memory of a step."""
+        self.graphs = None
         for weights in self.parts:
             for weight in weights.values():
                 weight.data = weight.data.clone()

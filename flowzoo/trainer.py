@@ -196,6 +196,7 @@ class Trainer:
             self._save()  # so that a kill after training does not train again
         self.flow.load_state_dict(self.best_weights)
         self.flow.eval()
+        self.flow.zero_grad()  # they may lie in the memory of a graph, which is as large as a step's
         return FitResult(
             *(status, reason, state.step, state.seconds, state.best_step, state.best, state.history),
             together=state.together,

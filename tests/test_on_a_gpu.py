@@ -1,5 +1,8 @@
 """What a GPU would do, on one that is pretended: steps that do not wait, graphs that are the steps, the same table."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -13,7 +16,7 @@ from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
 from flowzoo.testing import case_of, inputs
 from flowzoo.testing.pretended_gpu import pretended_gpu
-from flowzoo.train import fit_together
+from flowzoo.train import fit, fit_together
 from flowzoo.train_config import FitConfig
 
 WAITING = {name for name in MODELS.names() if "step_does_not_wait" in getattr(MODELS.get(name), "exempt", {})}
@@ -28,14 +31,14 @@ def gpu():
 
 @pytest.fixture
 def with_graphs(gpu, monkeypatch):
-    """The device can have graphs; counts how many there are."""
+    """The device can have graphs; gives references to all that are made."""
     real, made = engine._no_graph, []
     monkeypatch.setattr(engine, "_no_graph", lambda flow, device, batch: real(flow, torch.device("cuda"), batch))
 
     class Counted(cuda_graph.Captured):
         def __init__(self, *given, **named):
             super().__init__(*given, **named)
-            made.append(self)
+            made.append(weakref.ref(self))
 
     for module in (cuda_graph, replays):
         monkeypatch.setattr(module, "Captured", Counted)
@@ -132,6 +135,19 @@ def test_flows_trained_at_once_say_that_a_graph_did_it(gpu, with_graphs):
     assert len(with_graphs) == 1
 
 
+@pytest.mark.parametrize("train", [fit, lambda flow, *given: fit_together([flow], *given, seeds=[0])])
+def test_memory_of_a_step_is_free_after_the_training(train, gpu, with_graphs):
+    flow = models.build("maf", (3,), (0,), num_steps=1, generator=generator(0, "init")).to(gpu.device)
+    splits = Splits.make(Data(torch.randn(300, 3, generator=generator(0, "x"))), device=gpu.device)
+    gc.disable()
+    try:
+        train(flow, splits, FitConfig(steps=10, evaluate_every=5, batch_size=16))
+        assert [graph() for graph in with_graphs] == [None]
+    finally:
+        gc.enable()
+    assert all(p.grad is None for p in flow.parameters())
+
+
 def test_graph_that_gives_other_numbers_is_not_believed(gpu, with_graphs):
     (stepper,) = steppers("maf", gpu)
     forward, calls = stepper.flow.forward, []
@@ -148,7 +164,7 @@ def test_graph_is_captured_once_for_a_shape(gpu, with_graphs):
     (stepper,) = steppers("maf", gpu)
     for _ in range(3):
         stepper.step()
-    assert [[tuple(part.shape) for part in graph.inputs] for graph in with_graphs] == [[(16, 3), (16, 2)]]
+    assert [[tuple(part.shape) for part in graph().inputs] for graph in with_graphs] == [[(16, 3), (16, 2)]]
 
 
 @pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "bpf", "naf", "nice", "realnvp"])
