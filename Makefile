@@ -27,7 +27,7 @@ gpu: $(VENV)/.installed-dev
 	-$(BIN)/pytest -m gpu
 	for engine in eager graph compile; do \
 	  $(BIN)/python benchmarks/speed/run.py --device cuda --engine $$engine --only galacticforge kernels --out runs/gpu/step-$$engine.jsonl; done
-	$(BIN)/python benchmarks/speed/run.py --device cuda --engine graph --only together compare --dims 2 10 64 --out runs/gpu/speed.jsonl
+	$(BIN)/python benchmarks/speed/run.py --device cuda --only together compare --dims 2 10 64 --out runs/gpu/speed.jsonl
 	$(BIN)/python benchmarks/draw_speed.py --device cuda | tee runs/gpu/draws.md
 	FLOWZOO_CUDA_GRAPHS=1 $(BIN)/python benchmarks/draw_speed.py --device cuda | tee runs/gpu/draws-graphs.md
 
