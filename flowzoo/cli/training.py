@@ -82,6 +82,9 @@ def bench(
     console = Console()
     if dry_run:
         _show_plan(cells, console)
+        if studies:
+            trials = "trials" if len(studies) == 1 else f"trials of the {len(studies)} studies"
+            console.print(f"the {trials}, and the trainings of what they find, are not counted")
         return
     for text in dict.fromkeys(c.source.splits.data.introduce(c.source.name) for c in cells):
         typer.echo(text)

@@ -57,6 +57,7 @@ def tune(
     from flowzoo.harness.folder import make_writable
     from flowzoo.harness.jobs import as_text, remember, studies_from
     from flowzoo.harness.plan import default_out
+    from flowzoo.harness.studies import told
     from flowzoo.harness.tuning import run_studies
 
     sets = [*(sets or []), "bench.baseline=false", *tune_flags(trials, minutes, storage, study)]
@@ -77,7 +78,7 @@ def tune(
         text=text,
         executor=other,
         on_study=report_study,
-        on_trial=report_trial,
+        on_trial=lambda trial: typer.echo(f"  {told(trial)}"),
     )
     if any(isinstance(best, str) for best in found.values()):
         raise typer.Exit(FAILED)
@@ -103,11 +104,3 @@ def report_study(_study: Any, found: Any, path: Path | None) -> None:
     typer.echo(f"  {found if isinstance(found, str) else found.summary()}")
     if path is not None:
         typer.echo(f"  {path}")
-
-
-def report_trial(trial: Any) -> None:
-    """Say how a trial ended."""
-    state = trial.state.name
-    what = f"{trial.value:.4f} nats" if state == "COMPLETE" else {"FAIL": "failed"}.get(state, state.lower())
-    reason = f": {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
-    typer.echo(f"  trial {trial.number}: {what}{reason} ({trial.user_attrs.get('seconds', 0):.0f} s)")

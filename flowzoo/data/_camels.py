@@ -166,7 +166,8 @@ def _only(
     if not found:
         asked = {"field": word, "suite": suite, "set": subset}
         what = " and".join(f" of {name} '{value}'" for name, value in asked.items() if value)
-        raise FileNotFoundError(f"{root} has no Maps_*.npy{what}; Maps_*.npy there: {listing}")
+        cure = "" if every else "; give files of other names as `maps` and `params`"
+        raise FileNotFoundError(f"{root} has no Maps_*.npy{what}; Maps_*.npy there: {listing}{cure}")
     hints = [f"`{option}`"]
     if option == "field":
         # Where they are of one field, the name of the field cannot tell them apart.
@@ -188,7 +189,8 @@ def open_maps(found: MapsFile) -> np.ndarray:
     file, maps = found.path, Keyed(found.path, found.key).read(3)
     if maps.ndim != 3 or maps.dtype.kind not in "iuf":
         what = f"{maps.dtype} of shape {maps.shape}"
-        raise ValueError(f"{file} must be an array of numbers (n, height, width); it is {what}")
+        cure = f"; reshape it to {(-1, *maps.shape[-2:])}" if maps.ndim > 3 else ""
+        raise ValueError(f"{file} must be an array of numbers (n, height, width); it is {what}{cure}")
     if maps.size == 0:
         raise ValueError(f"{file} has no maps: its shape is {maps.shape}")
     return maps

@@ -95,12 +95,13 @@ class Channels:
         _, height, width = self.shape
         array, f = self.arrays[channel], self.factor
         floor = self.floors[channel] if self.log else 0.0
-        moments, negative, strange, nan = Moments(), 0, 0, 0
+        moments, negative, strange, nan, spoilt = Moments(), 0, 0, 0, list[int]()
         for position, i in enumerate(index.tolist()):
             pooled = array[i].astype(np.float64).reshape(height, f, width, f).mean((1, 3)) + floor
             if not np.isfinite(pooled).all():
                 strange += int((~np.isfinite(pooled)).sum())
                 nan += int(np.isnan(pooled).sum())
+                spoilt.append(i)
             bad = int((pooled <= 0).sum()) if self.log else 0
             if bad or negative or strange:
                 negative += bad
@@ -115,7 +116,8 @@ class Channels:
         name, pixels = self.files[channel].path.name, len(index) * height * width
         if strange:
             raise ValueError(
-                f"{name}: {strange} of {pixels} pixels are not finite ({nan} NaN); leave these maps out of the file"
+                f"{name}: {strange} of {pixels} pixels are not finite ({nan} NaN), in {len(spoilt)} of the maps, the "
+                f"first of them map {spoilt[0]}; leave their simulations out, maps and rows, or fill them"
             )
         if negative:
             raise ValueError(

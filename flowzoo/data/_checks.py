@@ -51,9 +51,11 @@ def check(data: Data) -> None:
                 f"{low:g}, {low + step:g}, ..., {low + step * (count - 1):g}"
             )
         return
+    # The maps of a simulation share their theta: of that one of each group is looked at.
+    own = _firsts(data.groups) if data.theta == "event" and data.groups is not None else slice(None)
     for column, name in zip(_columns(data.x), names, strict=True):
         _constant(column, name)
-        _atom(column, name, data.remedy)
+        _atom(column[own], name, data.remedy)
     if data.x.ndim == 2:
         refuse_dependent(data.x, data.x_map, names)
 
@@ -122,6 +124,13 @@ def _atom(column: Tensor, name: str, remedy: str) -> None:
             f"column '{name}': {equal} of {total} {what} ({share:.0%}) are exactly {float(top):g}, "
             f"an atom, which has no density. {remedy.format(value=f'{float(top):g}', column=name)}"
         )
+
+
+def _firsts(groups: Tensor) -> Tensor:
+    """The first event of each group."""
+    labels, index = torch.unique(groups, return_inverse=True)
+    first = torch.full((len(labels),), len(groups), device=groups.device)
+    return first.scatter_reduce_(0, index, torch.arange(len(groups), device=groups.device), "amin")
 
 
 def _columns(x: Tensor) -> list[Tensor]:

@@ -125,6 +125,7 @@ def infer_file(
         values = values + known.half_level
     else:
         values, truth = _of_test(meta, path, test, device)
+    far: list[str] = []
     try:
         posterior = Posterior(flow, chosen, theta=known.theta, names=known.names)
         posterior.method_for(method)
@@ -132,14 +133,15 @@ def infer_file(
             warned += inference.check_covers(chosen, truth, known.names)
         maps = sides(known.theta, flow.x_map, flow.context_map)
         reach = [reach_in(meta, side) for side in sides(known.theta, "event", "context")]
-        warned += far_off(values, reach[1], known.observation_names, maps[1])
+        far = far_off(values, reach[1], known.observation_names, maps[1])
+        warned += far
         if x is None and len(values) < test:
             warned.append(f"--test {test}: the test part has {len(values)} groups, of each of which one is taken")
         make_writable(out)
         with cpu_threads(threads):
             found = posterior.sample(values, n, method=method, generator=generator(seed, "infer"))
     except ValueError as error:
-        raise ConfigError(f"{path}: {as_typed(str(error))}") from None
+        raise ConfigError("; ".join([f"{path}: {as_typed(str(error))}", *far])) from None
     summary = inference.summarise(found, known.names, truth)
     beyond = beyond_thetas(found.theta, reach[0], known.names, maps[0])
     said = [*warned, *map(as_typed, found.warnings), *beyond]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from flowzoo.harness.plan import Cell, make_plan
 from flowzoo.harness.run import LEASES, cpu_threads, fail_cell, run_cell
 from flowzoo.harness.settings import Settings, dump, read
 from flowzoo.harness.source import open_sources
-from flowzoo.harness.studies import Study, studies_of
+from flowzoo.harness.studies import Study, studies_of, told
 from flowzoo.lease import LeaseLost
 from flowzoo.train import FitConfig
 from flowzoo.tune import TuneConfig
@@ -246,7 +247,11 @@ def _do_study(job: Job, show: bool | None) -> dict[str, Any]:
     study = _plan(job).studies.get(job.name.split(" ")[0])
     _same(job, study)
     assert study is not None
-    return study.run(Path(job.folder), show=show).to_json()
+    # A study takes hours, and its worker's only answer is the end of it.
+    found = study.run(
+        Path(job.folder), show=show, on_trial=lambda trial: print(f"  {study.name} {told(trial)}", file=sys.stderr)
+    )
+    return found.to_json()
 
 
 def _fail_study(job: Job, reason: str) -> dict[str, Any]:

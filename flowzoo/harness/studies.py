@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
+def told(trial: FrozenTrial) -> str:
+    """How a trial ended, in a line."""
+    state = trial.state.name
+    what = f"{trial.value:.4f} nats" if state == "COMPLETE" else {"FAIL": "failed"}.get(state, state.lower())
+    reason = f": {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
+    return f"trial {trial.number}: {what}{reason} ({trial.user_attrs.get('seconds', 0):.0f} s)"
+
+
 @dataclass(frozen=True)
 class Study:
     """A model on a dataset, or on a fold of it, to be tuned.

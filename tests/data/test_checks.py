@@ -152,3 +152,12 @@ def test_data_introduce_themselves_with_what_was_done_to_them():
     assert data.introduce("mine") == "mine: 50 events of 2, given 1 number, 50 groups\n  left out 470\n  added noise"
     assert Data(x=normal(50)).introduce("a") == "a: 50 events of 2, no context, 50 groups"
     assert "given 3 numbers" in Data(x=normal(50), context=normal(50, 3)).describe()
+
+
+def test_thetas_of_several_observations_are_no_atoms():
+    theta = normal(60, 1)
+    data = Data(x=theta.repeat_interleave(12, 0), context=normal(720, 3), groups=torch.arange(720) // 12, theta="event")
+    check(data)
+    fixed = theta.index_fill(0, torch.arange(30), 0.5).repeat(10, 1)
+    with pytest.raises(ValueError, match=r"are exactly 0\.5, an atom"):
+        check(Data(x=fixed, context=normal(600, 3), groups=torch.arange(600), theta="event"))

@@ -129,6 +129,12 @@ def test_observation_far_off_is_named(flow: Path, tmp_path: Path):
     assert not any("far outside" in text for text in done.warnings)
 
 
+def test_observation_far_off_is_named_where_it_has_no_posterior(flow: Path, tmp_path: Path):
+    np.savez(tmp_path / "far.npz", x=np.full((1, 3), 1e19, np.float32))
+    with pytest.raises(ConfigError, match="; the observation lies far outside what the flow"):
+        infer_file(flow, tmp_path / "out", x=tmp_path / "far.npz", method="grid")
+
+
 def test_one_observation_of_many_without_a_posterior(flow: Path, tmp_path: Path):
     x = np.zeros((3, 3), np.float32)
     x[1] = 1e30  # whose square is beyond float32

@@ -67,6 +67,7 @@ def test_table_has_the_default_and_the_tuned_config_with_what_tuning_gained(monk
         tune=3,
         out="run",
         baseline=False,
+        together=False,  # as a trial is trained
         **QUICK,
     )
     rows = result.table.set_index("model")
