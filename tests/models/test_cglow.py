@@ -323,10 +323,10 @@ def test_recomputed_activations_give_the_gradients_of_kept_ones(options):
 def test_activations_are_recomputed_by_default_where_keeping_them_takes_gigabytes():
     small = build("cglow", (1, 16, 16), (2,))
     large = build("cglow", (1, 64, 64), (2,), num_steps=32, hidden_features=64)
-    assert not small._recomputes(torch.empty(256, 1, 16, 16))
-    assert large._recomputes(torch.empty(64, 1, 64, 64))
+    assert not small.prepares(256)
+    assert large.prepares(64)
     kept = build("cglow", (1, 64, 64), (2,), num_steps=32, reversible=False)
-    assert not kept._recomputes(torch.empty(64, 1, 64, 64))
+    assert not kept.prepares(64)
 
 
 def test_estimate_of_what_is_kept_is_near_what_was_counted():

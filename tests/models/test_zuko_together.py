@@ -41,5 +41,5 @@ def test_trained_at_once_each_comes_out_as_alone(name, splits):
         expected = fit(other, splits, config, seed=seed, show=False)
         assert expected.validation_nll < expected.history[0]["validation_nll"] - 0.05  # something was learnt
         assert results[seed].validation_nll == pytest.approx(expected.validation_nll, abs=0.01)
-        if name != "naf":  # its matrix products of a stack are rounded otherwise in a larger stack
-            assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+        for p, q in zip(one.parameters(), other.parameters(), strict=True):  # products of a stack round otherwise
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-3)
