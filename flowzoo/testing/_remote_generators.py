@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 _REAL: Any = torch.Generator
+_MARK = torch.tensor([*b"pretended"], dtype=torch.uint8)  # after a state, whose size is not that of the CPU's
 _remote: set[int] = set()  # by the object of torch that they wrap: operations see that in another wrapping
 
 
@@ -20,6 +21,15 @@ def generators_of(own: torch.device) -> type:
             _remote.add(made._cdata)
             weakref.finalize(made, _remote.discard, made._cdata)
             return made
+
+        def get_state(self) -> torch.Tensor:
+            return torch.cat([super().get_state(), _MARK])
+
+        def set_state(self, state: torch.Tensor) -> Remote:
+            if not torch.equal(state[-len(_MARK) :], _MARK):
+                raise RuntimeError("RNG state is wrong size")  # as a GPU says of one of the CPU
+            super().set_state(state[: -len(_MARK)])
+            return self
 
     Remote.device = property(lambda self: own)
 

@@ -15,6 +15,7 @@ What the host waits for is listed in ``gpu.waits``. An operation of which torch 
 
 Inside ``gpu.graphs()`` ``torch.cuda.graph`` records the operations on this device, and a replay does them again on the
 tensors that it recorded, with all that Python said then: what a CUDA graph does, and with the errors of a capture.
+``torch.autocast`` makes convolutions and products of matrices of low precision, as it does on the CPU.
 
 What it cannot show: speed, memory, rounding of another order, streams, kernels that are wrong.
 """
@@ -24,18 +25,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-import yaml
 from torch import Tensor
+from torch.amp import autocast_mode
 from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowzoo.host_sync import waits_for_the_host
+from flowzoo.testing._cuda_kernels import has_cuda_kernel
 from flowzoo.testing._recording import Recording
 from flowzoo.testing._remote_generators import generators_of, is_generator, is_remote
 from flowzoo.testing._suite import NotApplicable
@@ -114,6 +115,9 @@ class Remote(Tensor):
         shape: dict[str, Any] = {"strides": held.stride(), "storage_offset": held.storage_offset()}
         made = Tensor._make_wrapper_subclass(cls, held.size(), **shape, dtype=held.dtype, device=_gpu.device)
         made.held = held
+        # What is conjugate or negative by a mark alone: torch makes it so before an operation that cannot read marks.
+        torch._C._set_conj(made, held.is_conj())
+        torch._C._set_neg(made, held.is_neg())
         return made
 
     @classmethod
@@ -141,9 +145,17 @@ class Remote(Tensor):
             torch._C._set_meta_in_tls_dispatch_include(True)
             try:
                 place = held.storage_offset(), held.shape, held.stride()
-                torch.ops.aten.set_.source_Storage_storage_offset(self, self.untyped_storage(), *place)
+                torch.ops.aten.set_.source_Storage_storage_offset(self, Tensor.untyped_storage(self), *place)
             finally:
                 torch._C._set_meta_in_tls_dispatch_include(was)
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """Where it is held, which tells who shares it."""
+        return self.held.untyped_storage()
+
+    def data_ptr(self) -> int:
+        """Where it is held."""
+        return self.held.data_ptr()
 
     def tolist(self) -> Any:
         """As Python's numbers."""
@@ -155,6 +167,9 @@ class Remote(Tensor):
         raise TypeError(f"can't convert {self.device} device type tensor to numpy")
 
     __array__ = numpy
+
+    def __format__(self, spec: str) -> str:
+        return self.detach().item().__format__(spec) if self.dim() == 0 else object.__format__(self, spec)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Remote({self.held!r})"
@@ -248,31 +263,19 @@ class _OnTheHost(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-# -- what torch has for a GPU ---------------------------------------------------------------------------------------
-
-
-@functools.cache
-def has_cuda_kernel(func: Any) -> bool:
-    """Whether torch has this operation on CUDA; it says so of those that it declares itself, and of others yes."""
-    return func._schema.name.removeprefix("aten::") + "." + func._overloadname not in _on_cpu_only()
-
-
-@functools.cache
-def _on_cpu_only() -> frozenset[str]:
-    """Operations, as ``name.overload``, that torch's table of its own operations has a CPU kernel for and no other."""
-    import torchgen
-
-    table = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
-    found = set()
-    for entry in yaml.load(table.read_text(), yaml.CSafeLoader):
-        keys = {key.strip() for keys in entry.get("dispatch", {}) for key in keys.split(",")}
-        if "CPU" in keys and not keys & {"CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd"}:
-            name, _, overload = entry["func"].partition("(")[0].partition(".")
-            found.add(f"{name}.{overload or 'default'}")
-    return frozenset(found)
-
-
 # -- torch's own plug -----------------------------------------------------------------------------------------------
+
+
+def _as_declared(func: Any, *args: Any, **kwargs: Any) -> Any:
+    return _do(func, args, kwargs)
+
+
+def _in_low_precision(func: Any, *args: Any, **kwargs: Any) -> Any:
+    """An operation inside ``torch.autocast``."""
+    key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
+    with torch._C._ExcludeDispatchKeyGuard(key):
+        dtype = torch.get_autocast_dtype(NAME)
+        return func(*autocast_mode._cast(args, NAME, dtype), **autocast_mode._cast(kwargs, NAME, dtype))
 
 
 def _plug_in() -> str:
@@ -285,8 +288,14 @@ def _plug_in() -> str:
         return f"torch has a device {torch._C._get_privateuse1_backend_name()} in its place"
     backend_registration._setup_privateuseone_for_python_backend(NAME)
     _libraries[0].fallback(lambda func, *args, **kwargs: _do(func, args, kwargs), "PrivateUse1")
-    copy = torch.ops.aten._to_copy.default  # torch.tensor finds no fallback
-    _libraries[1].impl(copy.name(), lambda *args, **kwargs: _do(copy, args, kwargs), "PrivateUse1")
+    aten = torch.ops.aten
+    # torch.tensor finds no fallback, and torch would make the others of several operations, rounded otherwise.
+    for own in (aten._to_copy.default, aten.silu_backward.default, aten.mish_backward.default):
+        _libraries[1].impl(own.name(), functools.partial(_as_declared, own), "PrivateUse1")
+    getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    _libraries[0].fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    for low in (aten.conv2d.default, aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default):
+        _libraries[1].impl(low.name(), functools.partial(_in_low_precision, low), "AutocastPrivateUse1")
     try:
         torch.ones(1, device=_gpu.device, requires_grad=True).sum().backward()
     except RuntimeError:

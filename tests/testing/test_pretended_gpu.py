@@ -11,7 +11,8 @@ from flowzoo.cuda_graph import Captured
 from flowzoo.seeding import generator
 from flowzoo.testing import NotApplicable
 from flowzoo.testing import pretended_gpu as module
-from flowzoo.testing.pretended_gpu import has_cuda_kernel, pretended_gpu
+from flowzoo.testing._cuda_kernels import has_cuda_kernel
+from flowzoo.testing.pretended_gpu import pretended_gpu
 
 
 @pytest.fixture
@@ -47,6 +48,50 @@ def test_numbers_are_those_of_the_cpu(gpu):
     for p, q in zip(there.parameters(), here.parameters(), strict=True):
         assert p.device == gpu.device
         assert torch.equal(p.cpu(), q)
+
+
+@pytest.mark.parametrize(
+    "function", [nn.functional.silu, nn.functional.mish, nn.functional.gelu, nn.functional.elu, nn.functional.softplus]
+)
+def test_slopes_are_those_of_the_cpu(function, gpu):
+    here = torch.linspace(-5, 5, 1001).requires_grad_()
+    there = here.detach().to(gpu.device).requires_grad_()
+    for x in (here, there):
+        function(x).sum().backward()
+    assert torch.equal(there.grad.cpu(), here.grad)
+
+
+def test_complex_numbers_are_conjugate_where_they_should_be(gpu):
+    def both(z, scale):
+        turned = z.conj()
+        (torch.fft.rfft(z.real) * scale).abs().square().sum().backward()
+        return turned, turned * z, turned.imag, turned.imag * 2, torch.view_as_real(turned.resolve_conj()), scale.grad
+
+    z = torch.tensor([1 + 2j, 3 - 1j])
+    here, there = (
+        both(z.to(device), torch.ones(2, device=device, requires_grad=True)) for device in ("cpu", gpu.device)
+    )
+    for mine, known in zip(there, here, strict=True):
+        assert torch.equal(mine.cpu(), known)
+        assert (mine.is_conj(), mine.is_neg()) == (known.is_conj(), known.is_neg())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_autocast_is_that_of_the_cpu(enabled, gpu):
+    x = torch.linspace(-1, 1, 2 * 3 * 25).reshape(2, 3, 5, 5)
+    weight, turn = torch.linspace(-2, 2, 4 * 3 * 9).reshape(4, 3, 3, 3), torch.linspace(0, 1, 25).reshape(5, 5)
+
+    def found(device):
+        own = weight.to(device).requires_grad_()
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):
+            y = nn.functional.conv2d(x.to(device), own) @ turn[:3].to(device)
+            y = torch.einsum("oc,nchw->nohw", turn[:4, :4].to(device), y)
+        y.float().square().sum().backward()
+        return y.detach(), own.grad
+
+    for mine, known in zip(found(gpu.device), found("cpu"), strict=True):
+        assert mine.dtype == known.dtype
+        assert torch.equal(mine.cpu(), known)
 
 
 def test_shapes_that_change_in_place_are_seen(ones, gpu):
@@ -111,6 +156,16 @@ def test_generators_are_of_their_device(gpu):
         torch.randn(3, generator=own)
 
 
+def test_state_of_a_generator_is_of_its_device(gpu):
+    own, other = torch.Generator(gpu.device).manual_seed(1), torch.Generator().manual_seed(1)
+    before = own.get_state()
+    drawn = torch.randn(3, generator=own, device=gpu.device)
+    assert torch.equal(torch.randn(3, generator=own.set_state(before), device=gpu.device).cpu(), drawn.cpu())
+    for generator_, state in ((own, other.get_state()), (other, before)):
+        with pytest.raises(RuntimeError, match=r"RNG state (is wrong size|size to be)"):
+            generator_.set_state(state)
+
+
 def test_what_cuda_has_no_kernel_for_is_refused(ones):
     with pytest.raises(NotImplementedError, match=r"aten::histogram\.bin_ct has no CUDA kernel"):
         torch.histogram(ones)
@@ -123,6 +178,7 @@ def test_what_cuda_has_no_kernel_for_is_refused(ones):
 WAITS = {
     "a number read": (lambda t: t.sum().item(), "aten::_local_scalar_dense"),
     "a truth": (lambda t: bool((t > 0).all()), "aten::_local_scalar_dense"),
+    "a number in a text": (lambda t: f"{t[0]:.4g}", "aten::_local_scalar_dense"),
     "a list": (lambda t: t.tolist(), "tolist"),
     "a mask": (lambda t: t[t > 0], "aten::index"),
     "a copy to the CPU": (lambda t: t.cpu(), "aten::_to_copy"),
