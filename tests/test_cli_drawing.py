@@ -61,6 +61,21 @@ def test_sample_and_density_of_the_issue(run: Run) -> None:
         assert re.search(rf"^{galaxy} +100 +{mean:.4f} *$", done.out, re.MULTILINE)
 
 
+def test_sample_and_density_of_maps(run: Run) -> None:
+    flow = flowzoo.build("maf", (1, 4, 4), (1,), generator=torch.Generator().manual_seed(0))
+    checkpoint.save(flow, "maps.safetensors", columns={"names": ["HI"], "units": ["dex"], "context_names": ["mass"]})
+    for ending in ("h5", "npz"):
+        done = run("sample", "maps.safetensors", "--contexts", "table.csv", "--n", 16, "--out", f"drawn.{ending}")
+        assert (done.status, done.err) == (0, "")
+        assert done.out.splitlines()[1] == f"drawn.{ending}: 48 events for 3 contexts"
+        done = run("density", "maps.safetensors", "--file", f"drawn.{ending}", "--out", f"{ending}.csv")
+        assert (done.status, done.err) == (0, "")
+        assert pd.read_csv(f"{ending}.csv")["id"].value_counts().to_dict() == {"a": 16, "b": 16, "c": 16}
+    done = run("sample", "maps.safetensors", "--contexts", "table.csv", "--n", 16, "--out", "drawn.parquet")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert "take .h5 or .npz" in done.err
+
+
 def test_contexts_and_galaxies_are_two_names_of_one_option(run: Run) -> None:
     for k, name in enumerate(("--contexts", "--galaxies")):
         assert run("sample", "flow.safetensors", name, "table.csv", "--n", 5, "--out", f"{k}.csv").status == 0

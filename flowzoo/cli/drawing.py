@@ -17,12 +17,15 @@ CONTEXTS = ("--contexts", "--galaxies")  # the latter as it was called first, of
 
 def sample(
     run: Run,
-    out: Annotated[Path, typer.Option(help="Table to write: .h5 or .parquet in bounded memory, .csv, .npz (whole).")],
+    out: Annotated[
+        Path,
+        typer.Option(help="File to write: .h5 or .parquet in bounded memory, .csv, .npz (whole); images .h5 or .npz."),
+    ],
     galaxies: Annotated[
         Path | None,
         typer.Option(
             *CONTEXTS,
-            help="Table with the columns of the context, a row for each (each galaxy, say).",
+            help="Table with the columns of the context, a row for each (each galaxy, say); of images .npz or .h5.",
             show_default="those of the data that the flow was trained on",
         ),
     ] = None,
@@ -39,7 +42,7 @@ def sample(
     threads: Threads = 1,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw events for contexts (particles for galaxies), of a table or of the training's data, and write them."""
+    """Draw events for contexts (particles or maps), of a table or of the training's data, and write them."""
     from flowzoo.harness.drawing import sample_catalogue
 
     with until_stopped():
@@ -65,7 +68,7 @@ def sample(
 
 def density(
     run: Run,
-    file: Annotated[Path, typer.Option(help="Events: .h5, .parquet, .npz or .csv, columns by name.")],
+    file: Annotated[Path, typer.Option(help="Events: .h5, .parquet, .npz or .csv, columns by name; images: array x.")],
     out: Annotated[Path, typer.Option(help="Table to write: .csv, .npz, .h5 or .parquet.")],
     galaxies: Annotated[
         Path | None,

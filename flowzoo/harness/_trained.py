@@ -17,18 +17,20 @@ from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
 from flowzoo.registry import MODELS
 
+X, CONTEXT = "x", "context"  # what arrays of events and of contexts are called, where they are no columns
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A flow over vectors, with names for what goes in and out.
+    """A flow with names for what goes in and out: columns of a table, or of events that are images an array ``x``.
 
     Args:
         flow: in evaluation mode.
         path: its file.
         meta: what was written with it.
         note: which of several flows this is, and why; empty where there was one.
-        names: a name per column of an event.
-        units: as ``names``.
+        names: a name per column of an event; of images that of the array.
+        units: as ``names``; of images those of the channels in one text.
         context_names: a name per column of the context; None if it is an image, or has one in it.
         context_units: as ``context_names``.
     """
@@ -43,6 +45,11 @@ class Trained:
     context_units: tuple[str, ...]
 
     @property
+    def images(self) -> bool:
+        """Whether an event is no vector, and so no row of a table."""
+        return len(self.flow.event_shape) > 1
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Of what the flow draws, in a file."""
         return np.dtype("float64" if self.meta["flow"]["dtype"] == "float64" else "float32")
@@ -51,6 +58,11 @@ class Trained:
     def written_names(self) -> tuple[str, ...]:
         """What the columns of the context are called beside those of the events."""
         return tuple(f"{n}_context" if n in self.names else n for n in self.context_names or ())
+
+    def of_channels(self) -> dict[str, Any]:
+        """Of images, for a file that holds them: what the channels are called, their units, what made them so."""
+        columns = self.meta.get("columns", {})
+        return {X: {key: list(columns.get(key, ())) for key in ("names", "units", "notes")}} if self.images else {}
 
     def on_device(self, values: Tensor) -> Tensor:
         """Values as the flow takes them."""
@@ -66,7 +78,8 @@ class Trained:
         if self.context_names is None:
             raise ConfigError(
                 f"{self.path}: the context {tuple(self.flow.context_shape)} is or holds an image, which is no row of a "
-                "table; draw for the data of the training (no --contexts), or use the flow in Python: flowzoo.load"
+                f"table; give --contexts an .npz or .h5 with an array '{CONTEXT}' "
+                f"({', '.join(['rows', *map(str, self.flow.context_shape)])})"
             )
         return self.context_names
 
@@ -82,17 +95,15 @@ def open_trained(run: str | Path, *, model: str | None = None, device: torch.dev
     Raises:
         FileNotFoundError: if there is neither.
         CheckpointError: if the file is damaged.
-        ConfigError: if there is no such flow, or it is not over vectors.
+        ConfigError: if there is no such flow.
     """
     path, note = find_flow(run, model)
     flow, meta = checkpoint.load(path, device=device), checkpoint.read_meta(path)
-    if len(flow.event_shape) != 1:
-        shape = tuple(flow.event_shape)
-        raise ConfigError(
-            f"{path}: events are {shape}, which is no row of a table; use the flow in Python: flowzoo.load"
-        )
     columns, width = meta.get("columns", {}), flow.event_shape[0]
-    names = columns.get("names", ())
+    names, units = tuple(columns.get("names", ())), _padded(columns.get("units", ()), width)
+    names = names if len(names) == width else tuple(f"x{i}" for i in range(width))
+    if len(flow.event_shape) > 1:
+        names, units = (X,), (", ".join(units if len(set(units)) > 1 else units[:1]),)
     context_names = columns.get("context_names", ())
     known: tuple[str, ...] | None = tuple(context_names)
     if len(flow.context_shape) != 1 or len(context_names) not in (0, flow.context_shape[0]):
@@ -104,8 +115,8 @@ def open_trained(run: str | Path, *, model: str | None = None, device: torch.dev
         path=path,
         meta=meta,
         note=note,
-        names=tuple(names) if len(names) == width else tuple(f"x{i}" for i in range(width)),
-        units=_padded(columns.get("units", ()), width),
+        names=names,
+        units=units,
         context_names=known,
         context_units=_padded(columns.get("context_units", ()), len(known or ())),
     )

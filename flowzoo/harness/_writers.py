@@ -1,8 +1,12 @@
-"""Tables written part by part: .h5, .parquet and .csv in bounded memory, .npz whole; there whole or not at all."""
+"""Tables written part by part: .h5, .parquet and .csv in bounded memory, .npz whole; there whole or not at all.
+
+Beside its columns a table may have arrays of images, in .h5 and .npz.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -19,6 +23,7 @@ from flowzoo.harness.folder import make_writable
 from flowzoo.registry import MissingDependency
 
 Write = Callable[[Sequence[np.ndarray]], None]
+ABOUT = "flowzoo"  # what is said of a table, where it is written
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,14 @@ class Column:
         dtype: of numpy; text is a ``U``, with a width where that is known and ``U0`` where it is not.
         unit: kept where the format has a place for it (.h5, .parquet).
         repeats: whether neighbours are mostly equal, so that it shrinks to nothing when compressed.
+        shape: of a row, where that is an image, which .h5 and .npz can hold.
     """
 
     name: str
     dtype: np.dtype[Any]
     unit: str = ""
     repeats: bool = False
+    shape: tuple[int, ...] = ()
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -71,7 +78,8 @@ def table_writer(
         path: whose ending says the format.
         columns: in their order.
         overwrite: whether a file of that name may be replaced.
-        about: JSON-able, what made the table; kept where the format has a place for it (.h5, .parquet).
+        about: JSON-able, what made the table; kept where the format has a place for it (.h5, .parquet), and beside
+            images in .npz as the text ``flowzoo``.
 
     Raises:
         ConfigError: as ``check_target``, or if two columns have one name.
@@ -118,14 +126,19 @@ def _npz(file: Path, columns: Sequence[Column], about: str) -> Iterator[Write]:
         for known, array in zip(parts, arrays, strict=True):
             known.append(array.copy())
 
+    def put(archive: zipfile.ZipFile, name: str, whole: np.ndarray) -> None:
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, whole, allow_pickle=False)
+
     yield write
     # Not np.savez: a column called `file` would be its argument, and all columns would be in memory twice.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for column, known in zip(columns, parts, strict=True):
-            whole = np.concatenate(known) if known else np.zeros(0, column.dtype)
+            whole = np.concatenate(known) if known else np.zeros((0, *column.shape), column.dtype)
             known.clear()
-            with archive.open(f"{column.name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, whole, allow_pickle=False)
+            put(archive, column.name, whole)
+        if any(column.shape for column in columns) and ABOUT not in [column.name for column in columns]:
+            put(archive, ABOUT, np.array(about))
 
 
 @contextmanager
@@ -138,15 +151,19 @@ def _hdf5(file: Path, columns: Sequence[Column], about: str) -> Iterator[Write]:
         # Text of one width can be compressed; four bytes is the longest that UTF-8 needs for a letter.
         return h5py.string_dtype("utf-8", dtype.itemsize if dtype.itemsize else None)
 
-    # Rows come in whole chunks, so that a cache of them would only hold on to memory: 150 MB for 17 columns.
-    with h5py.File(file, "w", rdcc_nbytes=0) as handle:
-        handle.attrs["flowzoo"] = about
+    # Rows come in whole chunks, so that a cache of them would only hold on to memory: 150 MB for 17 columns. Beside
+    # images they come in fewer, and a chunk of a column would be packed anew for each.
+    cache = {} if any(column.shape for column in columns) else {"rdcc_nbytes": 0}
+    with h5py.File(file, "w", **cache) as handle:
+        handle.attrs[ABOUT] = about
         datasets = []
         for column in columns:
             packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if column.repeats else {}
+            rows = max(1, 2**14 // math.prod(column.shape))
             made = handle.create_dataset(
-                column.name, (0,), kind(column.dtype), maxshape=(None,), chunks=(2**14,), **packed
-            )
+                column.name, (0, *column.shape), kind(column.dtype), maxshape=(None, *column.shape),
+                chunks=(rows, *column.shape), **packed,
+            )  # fmt: skip
             if column.unit:
                 made.attrs["units"] = column.unit
             datasets.append(made)
@@ -172,7 +189,7 @@ def _parquet(file: Path, columns: Sequence[Column], about: str) -> Iterator[Writ
         return pa.string() if dtype.kind == "U" else pa.from_numpy_dtype(dtype)
 
     fields = [pa.field(c.name, kind(c.dtype), metadata={"units": c.unit} if c.unit else None) for c in columns]
-    schema = pa.schema(fields, metadata={"flowzoo": about})
+    schema = pa.schema(fields, metadata={ABOUT: about})
     repeating = [column.name for column in columns if column.repeats]
     with parquet.ParquetWriter(file, schema, use_dictionary=repeating) as writer:
 

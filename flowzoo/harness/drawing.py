@@ -1,7 +1,8 @@
-"""``flowzoo sample``: catalogues of particles, drawn galaxy by galaxy in bounded memory."""
+"""``flowzoo sample``: catalogues of particles, or images, drawn context by context in bounded memory."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from torch import Tensor
 from flowzoo import __version__, progress
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
-from flowzoo.harness._galaxies import Galaxies, check_contexts, from_table, from_training_data, label
+from flowzoo.harness._galaxies import Galaxies, check_contexts, from_training_data, label
+from flowzoo.harness._image_files import NUMBERS, check_ending, from_file, rows_together
 from flowzoo.harness._rows import rebatched
 from flowzoo.harness._trained import Trained, open_trained
 from flowzoo.harness._writers import Column, check_target, table_writer
@@ -24,6 +26,7 @@ from flowzoo.seeding import generator
 CHUNK = 2**16
 SMALLEST, LARGEST = 64, 2**14  # events of the first block, and of the last ones
 CONTEXT_NUMBERS = 2**25  # of a block, whose context is repeated for each event: an image is large
+FEWEST = 8  # images of the first block: of few all may be wanted, and each takes as long as many particles
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ def draws(flow: ConditionalFlow, context: Tensor, count: int, *, seed: int, gala
     """Events of one galaxy, in blocks.
 
     The noise of block k comes from a generator of its own, ``generator(seed, "sample", galaxy, k)``, and a block is
-    always drawn whole: 64 events, then 128, 256, and so on to 16,384. So the draws of a galaxy depend on nothing but
-    the flow, the context, the seed and its id, bit for bit; and the first thousand are the same whether or not more are
-    wanted.
+    always drawn whole: 64 events, then 128, 256, and so on to 16,384; of images 8, 8, 16, 32, and so on to 4 million
+    numbers. So the draws of a galaxy depend on nothing but the flow, the context, the seed and its id, bit for bit; and
+    the first thousand are the same whether or not more are wanted.
 
     Args:
         flow: on any device.
@@ -63,14 +66,29 @@ def draws(flow: ConditionalFlow, context: Tensor, count: int, *, seed: int, gala
     Yields:
         ``(n, *event)`` with n of at most 16,384, in data units. What has no finite preimage is NaN, without a warning.
     """
-    largest = min(LARGEST, max(SMALLEST, CONTEXT_NUMBERS // max(1, context.numel())))
-    block, size, done = 0, SMALLEST, 0
-    while done < count:
+    done = 0
+    for block, size in enumerate(_sizes(flow, context)):
+        if done >= count:
+            return
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*have no finite preimage.*")  # whoever takes them counts them
             drawn = flow.sample(context, (size,), generator=generator(seed, "sample", str(galaxy), block))
         yield drawn[: count - done]
-        done, block, size = done + size, block + 1, min(2 * size, largest)
+        done += size
+
+
+def _sizes(flow: ConditionalFlow, context: Tensor) -> Iterator[int]:
+    """Events of one block after another, without end."""
+    largest = min(LARGEST, max(SMALLEST, CONTEXT_NUMBERS // max(1, context.numel())))
+    smallest, first = SMALLEST, 1
+    if len(flow.event_shape) > 1:
+        smallest, first = FEWEST, 2
+        largest = max(FEWEST, min(largest, NUMBERS // flow.event_shape.numel()))
+    yield from itertools.repeat(smallest, first)
+    size = smallest
+    while True:
+        size = min(2 * size, largest)
+        yield size
 
 
 def sample_catalogue(
@@ -93,14 +111,15 @@ def sample_catalogue(
 ) -> Sampled:
     """Draw particles for galaxies and write them as a table: id, columns of the event, columns of the context.
 
-    The memory needed does not grow with the number of particles, but for .npz, which is written whole. The draws of a
-    galaxy do not depend on the chunk size or on the other galaxies (see ``draws``).
+    Images are written as one array ``x`` ``(rows, C, H, W)`` beside the columns of the context. The memory needed does
+    not grow with the number of particles, but for .npz, which is written whole. The draws of a galaxy do not depend on
+    the chunk size or on the other galaxies (see ``draws``).
 
     Args:
         run: a file that ``fit`` or ``bench`` wrote, or the directory of a bench.
-        out: .h5, .parquet, .npz or .csv; there whole, or not at all.
-        galaxies: table with the columns of the context, a row per galaxy; None takes the galaxies of the data that the
-            flow was trained on.
+        out: .h5, .parquet, .npz or .csv, for images .h5 or .npz; there whole, or not at all.
+        galaxies: table with the columns of the context, a row per galaxy, or of contexts that are images .h5 or .npz
+            with an array ``context``; None takes the galaxies of the data that the flow was trained on.
         n: particles of each galaxy.
         count: or the column of ``galaxies`` that says how many; with neither, those of the training data have their own
             numbers.
@@ -108,7 +127,7 @@ def sample_catalogue(
         model: of a run directory, take the flow of this model; by default that of the lowest validation NLL.
         id_column: of ``galaxies``; by default ``id`` if there is one, else the row.
         seed: of the noise.
-        chunk: rows that are written together.
+        chunk: rows that are written together; of images fewer, if these are large.
         device: ``auto`` takes the first GPU if there is one.
         threads: of torch on the CPU.
         overwrite: whether a file of that name may be replaced.
@@ -124,8 +143,12 @@ def sample_catalogue(
     check_target(out, overwrite=overwrite)
     _check(galaxies, n, count, chunk)
     trained = open_trained(run, model=model, device=resolve_device(device))
+    if trained.images:
+        shape = tuple(trained.flow.event_shape)
+        check_ending(out, "--out", "images", trained.names[0], shape)
+        chunk = rows_together(chunk, shape)
     if galaxies is not None:
-        chosen = from_table(galaxies, trained, id_column=id_column, n=n, count=count)
+        chosen = from_file(galaxies, trained, id_column=id_column, n=n, count=count)
     else:
         chosen = from_training_data(trained, part=part, n=n, id_name=id_column or "id")
     if not chosen.counts.sum():
@@ -138,6 +161,7 @@ def sample_catalogue(
         "seed": seed,
         "version": __version__,
         "context": dict(zip(trained.written_names, trained.context_names or (), strict=True)),
+        **trained.of_channels(),
     }
     lost = _Lost()
     with (
@@ -185,23 +209,25 @@ def _columns(trained: Trained, chosen: Galaxies) -> list[Column]:
     written = trained.written_names
     if chosen.id_name in (*trained.names, *written):
         raise ConfigError(f"the flow has a column '{chosen.id_name}', which is no id; name that of the ids with --id")
+    shape = tuple(trained.flow.event_shape) if trained.images else ()
     return [
         Column(chosen.id_name, chosen.ids.dtype, repeats=True),
-        *(Column(n, trained.dtype, u) for n, u in zip(trained.names, trained.units, strict=True)),
+        *(Column(n, trained.dtype, u, shape=shape) for n, u in zip(trained.names, trained.units, strict=True)),
         *(Column(n, trained.dtype, u, repeats=True) for n, u in zip(written, trained.context_units, strict=True)),
     ]
 
 
 def _rows(trained: Trained, chosen: Galaxies, seed: int, lost: _Lost) -> Iterator[list[np.ndarray]]:
-    """The table's columns, a block of one galaxy at a time."""
+    """The table's columns, of images the array, a block of one galaxy at a time."""
     for galaxy, context, count in zip(chosen.ids, chosen.contexts, chosen.counts, strict=True):
         given = context.numpy().astype(trained.dtype) if trained.written_names else np.zeros(0, trained.dtype)
         here = 0
         for events in draws(trained.flow, trained.on_device(context), int(count), seed=seed, galaxy=galaxy):
             x = events.cpu().numpy().astype(trained.dtype, copy=False)
-            here += int((~np.isfinite(x)).any(1).sum())
             size = len(x)
-            yield [np.full(size, galaxy, chosen.ids.dtype), *x.T, *(np.full(size, value) for value in given)]
+            here += int((~np.isfinite(x)).reshape(size, -1).any(1).sum())
+            parts = [x] if trained.images else x.T
+            yield [np.full(size, galaxy, chosen.ids.dtype), *parts, *(np.full(size, value) for value in given)]
         lost.count += here
         if here > lost.most:
             lost.most, lost.galaxy = here, str(galaxy)

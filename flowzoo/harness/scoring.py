@@ -1,4 +1,4 @@
-"""``flowzoo density``: log p of each particle of a file, in chunks of bounded memory."""
+"""``flowzoo density``: log p of each particle, or image, of a file, in chunks of bounded memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,14 @@ from flowzoo.harness._galaxies import (
     cast,
     check_contexts,
     far_contexts,
-    from_table,
     id_of,
     label,
 )
 from flowzoo.harness._gaps import declared, in_words, open_as_trained_on
+from flowzoo.harness._image_files import WithArrays, check_ending, from_file, rows_together
 from flowzoo.harness._reach import Far
-from flowzoo.harness._rows import Parts, rebatched, require
-from flowzoo.harness._trained import Trained, open_trained
+from flowzoo.harness._rows import Parts, Rows, rebatched, require
+from flowzoo.harness._trained import CONTEXT, Trained, open_trained
 from flowzoo.harness._writers import Column, check_target, table_writer
 from flowzoo.harness.run import cpu_threads
 from flowzoo.harness.source import resolve_device
@@ -88,12 +89,13 @@ def score_file(
     Args:
         run: a file that ``fit`` or ``bench`` wrote, or the directory of a bench.
         file: .h5, .parquet (read in chunks), .npz or .csv, with the columns of the event by name and, without
-            ``galaxies``, those of the context, as ``sample_catalogue`` writes them.
+            ``galaxies``, those of the context, as ``sample_catalogue`` writes them. Events that are images are an array
+            ``x`` ``(rows, C, H, W)`` of .h5 or .npz, and contexts that are or hold images an array ``context``.
         out: .csv, .npz, .h5 or .parquet, with the id, if there is one, and ``log_prob``; rows as in ``file``.
-        galaxies: table of contexts, which are then looked up by id.
+        galaxies: table of contexts (of images: .h5 or .npz with an array), which are then looked up by id.
         model: of a run directory, take the flow of this model; by default that of the lowest validation NLL.
         id_column: of ``file`` and ``galaxies``; by default ``id``, if there is one.
-        chunk: rows that are read and written together.
+        chunk: rows that are read and written together; of images fewer, if these are large.
         device: ``auto`` takes the first GPU if there is one.
         threads: of torch on the CPU.
         overwrite: whether a file of that name may be replaced.
@@ -110,25 +112,31 @@ def score_file(
     if chunk < 1:
         raise ConfigError(f"--chunk must be at least 1; got {chunk}")
     trained = open_trained(run, model=model, device=resolve_device(device))
-    trained.given_names()
     totals = _Totals()
-    with open_as_trained_on(file, trained) as rows:
+    arrays = _arrays(trained)
+    chunk, together = (rows_together(size, *arrays.values()) for size in (chunk, BLOCK))
+    with _open(file, trained, arrays, own=galaxies is None) as rows:
         require(rows, trained.names, f"the events of {trained.path.name}")
         id_name = id_of(rows, id_column, (*trained.names, *trained.written_names))
         if galaxies is None:
-            given = trained.written_names
+            given = (CONTEXT,) if CONTEXT in arrays else trained.written_names
             require(rows, given, f"the context of {trained.path.name}; or give --contexts")
             known = None
         else:
             given = ()
             if id_name is None:
                 raise ConfigError(f"{file} has no column 'id' to join with {galaxies}; name it with --id")
-            known = from_table(galaxies, trained, id_column=id_name)
+            known = from_file(galaxies, trained, id_column=id_name)
             check_contexts(known, trained, warn)
         names = [*trained.names, *given, *([id_name] if id_name else [])]
         count = rows.count(names)
         if not count:
             raise ConfigError(f"{file} has no rows, so there is nothing to score")
+        if trained.images and rows.dtype(trained.names[0]).kind in "biu":
+            warn(
+                f"{file}: the images are of integers, where a flow of levels has the density of a level plus a uniform "
+                "number below one step; add that, as the training did"
+            )
         score = Column(LOG_PROB, trained.dtype, "nats")
         ids = [Column(id_name, _id_dtype(rows.dtype(id_name)), repeats=True)] if id_name else []
         about = {"flow": trained.path.name, "model": trained.meta["flow"]["model"], "version": __version__}
@@ -139,7 +147,7 @@ def score_file(
             progress.bar("density", count, shown=show) as update,
             table_writer(out, [*ids, score], overwrite=overwrite, about=about) as write,
         ):
-            blocks = rebatched(_numbers(rows.parts(names, chunk), names, id_name, file), BLOCK)
+            blocks = rebatched(_numbers(rows.parts(names, chunk), names, id_name, file), together)
             for part in rebatched(_scores(trained, context, blocks, bool(id_name), totals, far), chunk):
                 write(part)
                 update(totals.rows, "")
@@ -199,7 +207,7 @@ class _Contexts:
 
     def __call__(self, columns: Sequence[np.ndarray], ids: np.ndarray | None) -> np.ndarray:
         if self.known is None or self.index is None or ids is None:
-            return np.stack(columns, 1) if columns else np.zeros((0, 0))
+            return _joined(columns, self.trained.context_names is None) if columns else np.zeros((0, 0))
         rows = self.index.get_indexer(pd.Index(ids.astype(str)))
         if (rows < 0).any():
             gone = pd.unique(ids[rows < 0])
@@ -207,6 +215,29 @@ class _Contexts:
                 f"{self.file} has events of context {label(gone[0])}, which is not in {self.table}; add its row"
             )
         return self.known[rows]
+
+
+def _arrays(trained: Trained) -> dict[str, tuple[int, ...]]:
+    """What is no column of a table, but an array with rows of these shapes."""
+    flow = trained.flow
+    found = {trained.names[0]: tuple(flow.event_shape)} if trained.images else {}
+    return found if trained.context_names is not None else {**found, CONTEXT: tuple(flow.context_shape)}
+
+
+@contextmanager
+def _open(file: str | Path, trained: Trained, arrays: dict[str, tuple[int, ...]], *, own: bool) -> Iterator[Rows]:
+    """The file, with the arrays that it must have; ``own`` contexts are among them."""
+    if trained.images:
+        check_ending(Path(file), "--file", "images", trained.names[0], trained.flow.event_shape)
+    elif CONTEXT in arrays and own:
+        check_ending(Path(file), "--file", "contexts", CONTEXT, trained.flow.context_shape)
+    with open_as_trained_on(file, trained) as rows:
+        yield WithArrays(rows.path, rows.source, rows, arrays) if arrays else rows
+
+
+def _joined(columns: Sequence[np.ndarray], array: bool) -> np.ndarray:
+    """Columns beside one another; an array alone is as it is."""
+    return columns[0] if array else np.stack(columns, 1)
 
 
 def _id_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -236,10 +267,10 @@ def _scores(
     width = len(trained.names)
     for block in blocks:
         ids = block.pop() if has_id else None
-        x, c = np.stack(block[:width], 1), context(block[width:], ids)
+        x, c = _joined(block[:width], trained.images), context(block[width:], ids)
         c = c if len(c) else np.zeros((len(x), 0))
         x, c = cast(x, trained.dtype), cast(c, trained.dtype)
-        known = np.isfinite(x).all(1) & np.isfinite(c).all(1)
+        known = np.isfinite(x.reshape(len(x), -1)).all(1) & np.isfinite(c.reshape(len(x), -1)).all(1)
         scores = np.full(len(x), np.nan, trained.dtype)
         if known.any():
             scores[known] = _log_prob(trained, x[known], c[known])
