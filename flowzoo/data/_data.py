@@ -52,7 +52,7 @@ class References:
 
 @dataclass(frozen=True)
 class Data:
-    """Events with their contexts, in physical units, before any split.
+    """Events with their contexts, in physical units, before any split; on the host, where tensors of a GPU are copied.
 
     Args:
         x: ``(N, *event)``, float or integer (then ``levels`` is required).
@@ -128,6 +128,7 @@ class Data:
     remedy: str = "Leave the column out of x, or add a stated noise to it."
 
     def __post_init__(self) -> None:
+        self._to_the_host()
         if self.x.ndim < 2:
             raise ValueError(f"x must be (N, *event); got {tuple(self.x.shape)}. A single column is (N, 1): x[:, None]")
         count = len(self.x)
@@ -183,6 +184,13 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def _to_the_host(self) -> None:
+        # Where data are hashed and looked at; splits are moved to a device.
+        for name in ("x", "context", "context_index", "groups", "given_split"):
+            values = getattr(self, name)
+            if isinstance(values, Tensor) and (values.requires_grad or values.device.type != "cpu"):
+                object.__setattr__(self, name, values.detach().cpu())
 
     def _group(self) -> None:
         assert self.context is not None

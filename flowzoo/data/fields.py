@@ -16,6 +16,7 @@ from flowzoo.data import _field_posterior
 from flowzoo.data._cosmology import CONTEXT_NAMES, HIGH, LOW, linear_power, prior
 from flowzoo.data._data import Data
 from flowzoo.data._direction import Direction, directed
+from flowzoo.inference._held import held_on
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
 
@@ -286,7 +287,7 @@ class Fields:
         return _Shells(2 * math.pi / self.side * values.double().sqrt(), count, weight, index)
 
     def _shells_on(self, device: torch.device) -> _Shells:
-        return _Shells(*(part.to(device) for part in self._shells))
+        return _Shells(*(held_on(part, device) for part in self._shells))
 
     def _check(self) -> None:
         if self.kind not in ("gaussian", "lognormal"):

@@ -15,6 +15,7 @@ from torch import Tensor
 from flowzoo.data._cosmology import CAMELS, CONTEXT_NAMES, growth, linear_power, prior, second_order
 from flowzoo.data._data import Data
 from flowzoo.data._direction import Direction, directed
+from flowzoo.inference._held import held_on
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import derive, generator
 
@@ -252,7 +253,7 @@ class HISim:
         return _Modes(k, inverse_square, shells, index)
 
     def _modes_on(self, device: torch.device) -> _Modes:
-        return _Modes(*(part.to(device) for part in self._modes))
+        return _Modes(*(held_on(part, device) for part in self._modes))
 
     def _check(self) -> None:
         for name, least in (("num_simulations", 1), ("grid", 4), ("slabs", 1)):

@@ -254,7 +254,7 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Where numbers come from: device, versions, code of the metrics, commit, time."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "device": name,
         "threads": torch.get_num_threads(),

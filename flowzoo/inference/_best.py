@@ -30,6 +30,7 @@ def climb(
     """
     many, dim = theta.shape[1:]
     columns = torch.arange(many, device=theta.device)
+    low, high = low.to(theta), high.to(theta)
     # The density itself is asked again of a few of the best: a method may have interpolated it.
     few = log_prob.topk(min(16, len(log_prob)), dim=0).indices
     candidates = theta.transpose(0, 1)[columns[:, None], few.T]
@@ -45,7 +46,7 @@ def climb(
     for _ in range(ROUNDS):
         noise = torch.randn(many, PROPOSALS, dim, generator=source, device=source.device, dtype=torch.float64)
         near = best[:, None] + step * noise.to(theta.device) @ tril.transpose(1, 2)
-        near = torch.minimum(torch.maximum(near, low.to(near)), high.to(near))
+        near = torch.minimum(torch.maximum(near, low), high)
         found = target(near)
         better, where = found.max(1)
         up = better > height

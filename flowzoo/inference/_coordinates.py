@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from flowzoo.inference._held import held_on
 from flowzoo.inference.priors import Prior
 
 TAIL = 7.0  # standard deviations of the prior; 1 - Phi(7) = 1.3e-12 has four digits left in float64
@@ -37,8 +38,9 @@ class Coordinates:
 
     def theta(self, v: Tensor) -> Tensor:
         """The parameters; beyond the bounds, those at the bounds."""
-        v = torch.minimum(torch.maximum(v, self.low.to(v)), self.high.to(v))
-        return self.prior.from_unit(torch.where(self.normal.to(v.device), torch.special.ndtr(v), v))
+        low, high = self._ends(v)
+        v = torch.minimum(torch.maximum(v, low), high)
+        return self.prior.from_unit(torch.where(held_on(self.normal, v.device), torch.special.ndtr(v), v))
 
     def conflicts(self, v: Tensor) -> Tensor:
         """Of draws ``(L, K, D)``, whether over 1 % lie where an unbounded prior has next to no mass: ``(K,)``."""
@@ -49,7 +51,11 @@ class Coordinates:
 
     def log_prior(self, v: Tensor, theta: Tensor) -> Tensor:
         """The log-density of the prior in v, ``(...)``; minus infinity outside the bounds."""
-        each = torch.where(self.normal.to(v.device), -0.5 * v.square() - 0.5 * math.log(2 * math.pi), 0.0).sum(-1)
+        each = torch.where(held_on(self.normal, v.device), -0.5 * v.square() - 0.5 * math.log(2 * math.pi), 0.0).sum(-1)
         # A node on a bound may be rounded to beyond it.
-        inside = ((v >= self.low.to(v) - 1e-9) & (v <= self.high.to(v) + 1e-9)).all(-1)
+        low, high = self._ends(v)
+        inside = ((v >= low - 1e-9) & (v <= high + 1e-9)).all(-1)
         return torch.where(inside, each + self.prior.log_copula(theta), -torch.inf)
+
+    def _ends(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        return held_on(self.low, v.device).to(v.dtype), held_on(self.high, v.device).to(v.dtype)

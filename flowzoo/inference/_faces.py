@@ -45,8 +45,8 @@ def missed_behind(
             heights.append(height)
     point, true, which = torch.cat(points), torch.cat(heights), own.repeat(2 * dim)
     tile, found = _containing(point, rows[which], rows, low, width, corner, first)
-    found &= true.isfinite()
-    tile, point, true, which = tile[found], point[found], true[found], which[found]
+    kept = (found & true.isfinite()).nonzero()[:, 0]
+    tile, point, true, which = tile[kept], point[kept], true[kept], which[kept]
     t = (point - low[tile]) / width[tile]
     guess = _tiles.at(_tiles.finite(values[tile]), t).minimum(top[tile])
     stake = true + torch.minimum((width[which] / 2).log().sum(1), width[tile].log().sum(1))

@@ -31,8 +31,11 @@ class Tiles:
     mass: Tensor  # (T,), the log of the integral of its polynomial density
     missed: Tensor  # (T,), the log of the mass that scouts in it stand for whose density it does not have
 
-    def __getitem__(self, which: Tensor) -> Tiles:
-        return Tiles(*(part[which] for part in vars(self).values()))
+    def __getitem__(self, which: Tensor | slice) -> Tiles:
+        # Of a mask each part would ask a GPU for the number of tiles.
+        mask = isinstance(which, Tensor) and which.dtype == torch.bool
+        rows = which.nonzero()[:, 0] if mask else which  # type: ignore[union-attr]
+        return Tiles(*(part[rows] for part in vars(self).values()))
 
 
 def heights(tiles: Tiles, observations: int) -> Tensor:
@@ -64,8 +67,9 @@ def smooth(tiles: Tiles, height: Tensor, cells: int, bent: float, hidden: float)
         height = height.scatter_reduce(0, tiles.rows, tiles.values.flatten(1).amax(1), "amax")
         bend = _tiles.bends(tiles.values).amax(1) * ((NODES - 1) / cells) ** 2
         split = (bend > bent) & (tiles.top > height[tiles.rows] - hidden)
-        done.append((tiles[~split], origin[~split]))
-        tiles, origin = tiles[split], origin[split].repeat_interleave(2**dim)
+        whole, cut = (part.nonzero()[:, 0] for part in (~split, split))
+        done.append((tiles[whole], origin[whole]))
+        tiles, origin = tiles[cut], origin[cut].repeat_interleave(2**dim)
         if not len(tiles.rows):
             break
         width = (tiles.width / 2).repeat_interleave(2**dim, 0)

@@ -83,7 +83,7 @@ class Samples(Prior):
     has_density = False
 
     def __init__(self, theta: Tensor | np.ndarray | Sequence[Sequence[float]]) -> None:
-        self.theta = torch.as_tensor(theta, dtype=torch.float64)
+        self.theta = torch.as_tensor(theta, dtype=torch.float64, device="cpu")
         if self.theta.ndim != 2 or len(self.theta) < 2 or not bool(self.theta.isfinite().all()):
             raise ValueError(f"samples of a prior must be (M, D), finite, M >= 2; got {tuple(self.theta.shape)}")
         self.low, self.high = self.theta.amin(0), self.theta.amax(0)

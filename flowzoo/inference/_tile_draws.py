@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +29,9 @@ def draw(tiles: Tiles, observations: int, count: int, generator: torch.Generator
     height = heights(tiles, observations)
     tiles = _heavy(weighed(smooth(tiles, height, fine, BENT, HIDDEN)[0], height), observations)
     tiles = tiles[tiles.rows.argsort(stable=True)]
-    each = torch.bincount(tiles.rows, minlength=observations).tolist()
+    counts = torch.bincount(tiles.rows, minlength=observations)
+    each = counts.tolist()
+    firsts = [0, *accumulate(each)]
     cuts, load = [0], 0
     for k, tiled in enumerate(each):
         if load and (load + tiled) * fine**dim > ROOM:
@@ -37,13 +39,13 @@ def draw(tiles: Tiles, observations: int, count: int, generator: torch.Generator
             load = 0
         load += tiled
     for a, b in pairwise([*cuts, observations]):
-        some = tiles[(tiles.rows >= a) & (tiles.rows < b)]
+        some = tiles[firsts[a] : firsts[b]]
         values, rows = some.values, some.rows - a
         mass, across = _tiles.cells(values, some.width, some.top, fine)
         integral[a:b] = log_sums(mass.logsumexp(1), rows, b - a)
         ladder = (mass - integral[a:b][rows][:, None]).exp().flatten().cumsum(0)
         # Observation k of the group has the rungs from k to k + 1, to rounding.
-        ends = torch.bincount(rows, minlength=b - a).cumsum(0) * fine**dim - 1
+        ends = counts[a:b].cumsum(0) * fine**dim - 1
         starts = torch.cat([ladder.new_zeros(1), ladder[ends][:-1]])
         level = starts[:, None] + r[a:b, :, 0] * (ladder[ends] - starts)[:, None]
         cell = torch.searchsorted(ladder, level.flatten(), right=True).clamp_max(len(ladder) - 1)

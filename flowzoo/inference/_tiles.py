@@ -9,9 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flowzoo.inference._held import held_on
+
 NODES = 5
-# The derivative at the nodes of the polynomial through them, for a tile of width 1.
-SLOPES = [[-25, 48, -36, 16, -3], [-3, -10, 18, -6, 1], [1, -8, 0, 8, -1], [-1, 6, -18, 10, 3], [3, -16, 36, -48, 25]]
+# The derivative at the nodes of the polynomial through them, for a tile of width 1; in thirds.
+_SLOPES = [[-25, 48, -36, 16, -3], [-3, -10, 18, -6, 1], [1, -8, 0, 8, -1], [-1, 6, -18, 10, 3], [3, -16, 36, -48, 25]]
+SLOPES = torch.tensor(_SLOPES, dtype=torch.float64) / 3
 DOUBT = 3.0  # nats by which a polynomial missed, over which it is not believed between nodes
 DROP = 50.0  # nats below the lowest of a tile, in place of minus infinity, which no polynomial goes through
 
@@ -123,7 +126,7 @@ def cells(values: Tensor, width: Tensor, top: Tensor, count: int) -> tuple[Tenso
         Log mass ``(T, count**D)``, and for each axis the change of the log-density across a cell, of that shape.
     """
     t = (torch.arange(count, dtype=values.dtype, device=values.device) + 0.5) / count
-    plain, once = basis(t), torch.tensor(SLOPES).to(values) / 3 / count
+    plain, once = basis(t), held_on(SLOPES, t.device).to(t.dtype) / count
     parts = {"": values}
     for axis in range(values.ndim - 1):
         # Of each part its value along this axis; of the one that is no derivative yet, its first and second as well.

@@ -36,4 +36,4 @@ def class_log_posterior(
     if log_prior is not None and log_prior.shape != (count,):
         raise ValueError(f"log_prior must be ({count},), a number for each class; got {tuple(log_prior.shape)}")
     scores = torch.stack([log_prob(x, c.expand(len(x), *c.shape)) for c in classes], 1)
-    return torch.log_softmax(scores if log_prior is None else scores + log_prior, 1)
+    return torch.log_softmax(scores if log_prior is None else scores + log_prior.to(scores.device), 1)

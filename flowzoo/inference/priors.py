@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowzoo.inference._held import held_on
+
 ROUNDED = 2.0**-23  # relative; of a float32 number, which parameters come as
 
 
@@ -61,7 +63,7 @@ class Prior:
 
     def bounds(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """The ends of the support, ``(D,)`` each, as far out as float32 may round them: 0.3 to 0.30000001."""
-        low, high = self.low.to(device), self.high.to(device)
+        low, high = held_on(self.low, device), held_on(self.high, device)
         return low - ROUNDED * low.abs(), high + ROUNDED * high.abs()
 
     def covers(self, theta: Tensor) -> Tensor:
@@ -90,8 +92,8 @@ class Box(Prior):
     def log_prob(self, theta: Tensor) -> Tensor:
         """See ``Prior``."""
         self._check(theta)
-        volume = (self.high - self.low).log().sum().to(theta)
-        return torch.where(self.covers(theta), -volume, -math.inf)
+        volume = float((self.high - self.low).log().sum())
+        return torch.where(self.covers(theta), theta.new_full((), -volume), -math.inf)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """See ``Prior``."""
@@ -100,12 +102,12 @@ class Box(Prior):
 
     def to_unit(self, theta: Tensor) -> Tensor:
         """See ``Prior``."""
-        low, high = self.low.to(theta.device), self.high.to(theta.device)
+        low, high = held_on(self.low, theta.device), held_on(self.high, theta.device)
         return ((self._check(theta) - low) / (high - low)).clamp(0, 1).to(theta.dtype)
 
     def from_unit(self, u: Tensor) -> Tensor:
         """See ``Prior``."""
-        low, high = self.low.to(u.device), self.high.to(u.device)
+        low, high = held_on(self.low, u.device), held_on(self.high, u.device)
         return (low + (high - low) * self._check(u)).to(u.dtype)
 
     def describe(self) -> dict[str, Any]:
@@ -122,7 +124,7 @@ class Gaussian(Prior):
 
     def __init__(self, mean: Sequence[float] | Tensor, covariance: Sequence[Any] | Tensor) -> None:
         self.mean = _vector(mean, "mean")
-        given = torch.as_tensor(covariance, dtype=torch.float64)
+        given = torch.as_tensor(covariance, dtype=torch.float64, device="cpu")
         self.covariance = given.diag() if given.ndim == 1 else given
         if self.covariance.shape != (self.dim, self.dim):
             raise ValueError(f"covariance must be {(self.dim, self.dim)}; got {tuple(given.shape)}")
@@ -138,7 +140,7 @@ class Gaussian(Prior):
 
     def log_prob(self, theta: Tensor) -> Tensor:
         """See ``Prior``."""
-        mean, tril = self.mean.to(theta.device), self._tril.to(theta.device)
+        mean, tril = held_on(self.mean, theta.device), held_on(self._tril, theta.device)
         exact = torch.distributions.MultivariateNormal(mean, scale_tril=tril, validate_args=False)
         return exact.log_prob(self._check(theta)).to(theta.dtype)
 
@@ -149,17 +151,17 @@ class Gaussian(Prior):
 
     def to_unit(self, theta: Tensor) -> Tensor:
         """See ``Prior``."""
-        spread = self.covariance.diagonal().sqrt().to(theta.device)
-        return torch.special.ndtr((self._check(theta) - self.mean.to(theta.device)) / spread).to(theta.dtype)
+        mean, spread = held_on(self.mean, theta.device), held_on(self.covariance, theta.device).diagonal().sqrt()
+        return torch.special.ndtr((self._check(theta) - mean) / spread).to(theta.dtype)
 
     def from_unit(self, u: Tensor) -> Tensor:
         """See ``Prior``."""
-        spread = self.covariance.diagonal().sqrt().to(u.device)
-        return (self.mean.to(u.device) + spread * torch.special.ndtri(self._check(u))).to(u.dtype)
+        mean, spread = held_on(self.mean, u.device), held_on(self.covariance, u.device).diagonal().sqrt()
+        return (mean + spread * torch.special.ndtri(self._check(u))).to(u.dtype)
 
     def log_copula(self, theta: Tensor) -> Tensor:
         """See ``Prior``."""
-        mean, variance = self.mean.to(theta.device), self.covariance.diagonal().to(theta.device)
+        mean, variance = held_on(self.mean, theta.device), held_on(self.covariance, theta.device).diagonal()
         squares = (self._check(theta) - mean).square() / variance
         marginals = -0.5 * (squares + variance.log() + math.log(2 * math.pi)).sum(-1)
         return (self.log_prob(theta.double()) - marginals).to(theta.dtype)
@@ -210,11 +212,11 @@ class LogNormal(Prior):
         return {"kind": "lognormal", "mu": self.mu.tolist(), "sigma": self.sigma.tolist()}
 
     def _on(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mu.to(like.device), self.sigma.to(like.device)
+        return held_on(self.mu, like.device), held_on(self.sigma, like.device)
 
 
 def _vector(values: Sequence[float] | Tensor, name: str, length: int | None = None) -> Tensor:
-    vector = torch.as_tensor(values, dtype=torch.float64)
+    vector = torch.as_tensor(values, dtype=torch.float64, device="cpu")
     if vector.ndim != 1 or len(vector) == 0 or (length is not None and len(vector) != length):
         wanted = f"({length},)" if length is not None else "(D,) with D >= 1"
         raise ValueError(f"{name} must be {wanted}; got {tuple(vector.shape)}")
