@@ -81,10 +81,12 @@ def bench(
     other = choose(executor, workers=workers, threads=threads, scheduler=scheduler, cluster=cluster)
     console = Console()
     if dry_run:
-        _show_plan(cells, console)
+        able = _show_plan(cells, console)
         if studies:
             trials = "trials" if len(studies) == 1 else f"trials of the {len(studies)} studies"
             console.print(f"the {trials}, and the trainings of what they find, are not counted")
+        if not able:
+            raise typer.Exit(FAILED)
         return
     for text in dict.fromkeys(c.source.splits.data.introduce(c.source.name) for c in cells):
         typer.echo(text)
@@ -208,30 +210,54 @@ REFERENCES = (
 )
 
 
-def _show_plan(cells: list[Any], console: Any) -> None:
-    from flowzoo.config import ConfigError
-    from flowzoo.harness.cost import estimate
+def _show_plan(cells: list[Any], console: Any) -> bool:
+    """Print what each cell costs; whether each can take a step."""
+    from flowzoo.harness.cost import LONG, estimate
+    from flowzoo.harness.together import by_seed
     from flowzoo.record import one_line
 
-    rows, total = [], 0.0
-    for cell in cells:
-        try:
-            cost = estimate(cell)
+    rows, costs, failed = [], [], 0
+    for part in by_seed(cells):
+        try:  # seeds of one config cost the same, and to build a flow may take half a minute
+            cost, reason = estimate(part[0]), ""
         except Exception as error:
-            raise ConfigError(f"{cell.stem} (dataset.model.seed) cannot take a step: {one_line(error)}") from error
-        total += cost.seconds
-        rows.append(
-            [
-                cell.source.name,
-                cell.name,
-                str(cell.seed) + ("" if cell.source.fold is None else f" fold {cell.source.fold}"),
-                f"{cost.parameters:,}",
-                f"{1000 * cost.step_seconds:.1f}",
-                str(cost.steps),
-                f"{cost.seconds:.0f}",
-            ]
+            cost, reason = None, f"cannot take a step: {one_line(error)}"
+        for cell in part:
+            fold = "" if cell.source.fold is None else f" fold {cell.source.fold}"
+            row = [cell.source.name, cell.name, f"{cell.seed}{fold}"]
+            if cost is None:
+                failed += 1
+                rows.append([*row, "-", "-", "-", "-", "-", reason])
+                continue
+            costs.append(cost)
+            about, more = "~" if cost.extrapolated else "", "" if cost.fits else "!"
+            rows.append(
+                [
+                    *row,
+                    f"{cost.parameters:,}",
+                    f"{about}{1000 * cost.step_seconds:.1f}",
+                    str(cost.steps),
+                    f"{about}{cost.seconds:.0f}",
+                    f"{more}{cost.memory / 1e9:.2f}",
+                    "",
+                ]
+            )
+    heads = ["dataset", "model", "seed", "parameters", "ms/step", "steps at most", "s at most", "GB at least", ""]
+    width = len(heads) if failed else len(heads) - 1
+    print_table(heads[:width], [row[:width] for row in rows])
+    if any(cost.extrapolated for cost in costs):
+        console.print(
+            f"~ from steps of a few events, in a straight line: a whole step takes more than {LONG:g} s or the memory",
+            soft_wrap=True,
         )
-    print_table(["dataset", "model", "seed", "parameters", "ms/step", "steps at most", "s at most"], rows)
+    least = min((cost.free for cost in costs if cost.free is not None and not cost.fits), default=None)
+    if least is not None:
+        text = f"! more than the {least / 1e9:.2f} GB that are free here: take a smaller train.batch_size"
+        console.print(text, soft_wrap=True)
+    total = sum(cost.seconds for cost in costs)
     console.print(f"{len(cells)} cells, at most about {total:.0f} s of training here; nothing was trained")
+    if failed:
+        typer.echo(f"{failed} of {len(cells)} cells cannot take a step, and are not counted.", err=True)
     if any(cell.source.splits.data.reference_posteriors and cell.bench.reference_draws for cell in cells):
         console.print(REFERENCES)
+    return not failed
