@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -19,17 +21,19 @@ EXAMPLES = (4, 4)  # contexts, and images at each, that are kept for a picture
 
 @dataclass(frozen=True)
 class RealEnsembles:
-    """Real events at held-out contexts.
+    """Real events at held-out contexts, or one for each of many contexts.
 
     Args:
-        context: ``(K, *context)``.
-        real: ``(K, M, *event)``.
+        context: ``(K, *context)``; of each event where ``paired``, ``(M, *context)``.
+        real: ``(K, M, *event)``; K is 1 where ``paired``.
         note: where they are from.
+        paired: each event has a context of its own, as a map given a map has: all are one population.
     """
 
     context: Tensor
     real: Tensor
     note: str
+    paired: bool = False
 
 
 def real_ensembles(splits: Splits, contexts: int, count: int) -> RealEnsembles | str:
@@ -61,7 +65,12 @@ def real_ensembles(splits: Splits, contexts: int, count: int) -> RealEnsembles |
         return RealEnsembles(context, torch.stack(fresh), f"{count} fresh simulations at {len(chosen)} test contexts")
     enough = order[counts[order] >= LEAST]
     if len(enough) == 0:
-        return f"no test context has {LEAST} events, and the dataset cannot simulate more"
+        if len(rows) < LEAST:
+            return f"no test context has {LEAST} events, and there are {len(rows)} contexts"
+        some = torch.sort(order[:count])[0]
+        first = torch.stack([test.fixed[of_event == row][0] for row in some])
+        note = f"{len(some)} test events, each with a context of its own, as one population"
+        return RealEnsembles(test.contexts[rows[some]], first[None], note, paired=True)
     # All have as many as the one that has fewest: a rare class does not decide for the others.
     chosen = enough[counts[enough] >= counts[enough].median() / 2][:contexts]
     count = min(count, int(counts[chosen].min()))
@@ -71,17 +80,26 @@ def real_ensembles(splits: Splits, contexts: int, count: int) -> RealEnsembles |
 
 @torch.no_grad()
 def drawn_ensembles(flow: ConditionalFlow, known: RealEnsembles, count: int, seed: int) -> Ensembles:
-    """As many draws as asked for at each context of the real ones."""
+    """As many draws as asked for at each context of the real ones, one where each real one has its own."""
+    source = generator(seed, "ensembles")
+    if known.paired:
+        everywhere = torch.full_like(known.context[:1], torch.inf)  # a population is at no one context
+        return Ensembles(everywhere, known.real, flow.sample(known.context, generator=source)[None])
     count = min(count, max(2, MAX_ELEMENTS // known.real[:, 0].numel()))
-    drawn = flow.sample(known.context, (count,), generator=generator(seed, "ensembles"))
+    drawn = flow.sample(known.context, (count,), generator=source)
     return Ensembles(known.context, known.real, drawn.transpose(0, 1).contiguous())
 
 
-def examples(ensembles: Ensembles) -> dict[str, Tensor]:
-    """A few of both, for a picture."""
+def examples(ensembles: Ensembles, known: RealEnsembles, image: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """A few of both, for a picture; and what was given where that is an image, or its last numbers are one."""
     contexts, each = EXAMPLES
-    return {
-        "examples.context": ensembles.context[:contexts].cpu(),
-        "examples.real": ensembles.real[:contexts, :each].cpu(),
-        "examples.drawn": ensembles.drawn[:contexts, :each].cpu(),
-    }
+    real, drawn, context = ensembles.real, ensembles.drawn, known.context[:contexts].cpu()
+    if known.paired:
+        real, drawn = real.transpose(0, 1), drawn.transpose(0, 1)
+    kept = {"examples.real": real[:contexts, :each].cpu(), "examples.drawn": drawn[:contexts, :each].cpu()}
+    if context.ndim == 4:
+        context, kept["examples.given"] = context.new_zeros(len(context), 0), context
+    elif image is not None:
+        context, pixels = context.split([context.shape[1] - prod(image), prod(image)], 1)
+        kept["examples.given"] = pixels.unflatten(1, tuple(image))
+    return kept | {"examples.context": context.contiguous()}

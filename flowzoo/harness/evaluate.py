@@ -131,8 +131,9 @@ def _with_events(
         evaluation = replace(evaluation, ensembles_missing=known)
     else:
         ensembles = drawn_ensembles(flow, known, bench.ensemble_draws, seed)
-        found.scores |= examples(ensembles)
-        found.notes.append(f"field statistics: {known.note}, {ensembles.drawn.shape[1]} draws at each")
+        found.scores |= examples(ensembles, known, splits.data.context_image)
+        draws = "a draw" if known.paired else f"{ensembles.drawn.shape[1]} draws"
+        found.notes.append(f"field statistics: {known.note}, {draws} at each")
         evaluation = replace(evaluation, ensembles=ensembles)
     chosen = source.clouds(bench)
     if isinstance(chosen, str):

@@ -141,6 +141,8 @@ def context_text(context: Tensor, labels: Mapping[str, Sequence[str]], inches: f
         labels: ``Record.labels``.
         inches: how wide a line may be, at 10 points.
     """
+    if context.numel() and bool(context.isinf().all()):  # of a population whose members have their own
+        return "all test contexts"
     if context.ndim != 1:
         return f"context of {' x '.join(str(n) for n in context.shape)}"
     values = context.tolist()

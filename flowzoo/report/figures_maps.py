@@ -48,11 +48,13 @@ def gallery(found: Shown, channel: int = 0) -> Figure:
     """Blocks of maps, one per context, with a row of real ones and a row for each model.
 
     All maps of a context have one scale of colours, from the first to the 99th percentile of the real ones; it runs
-    with the logarithm where positive values span decades. Three channels of bytes are shown in colour, from the lowest
-    to the highest level. Non-finite pixels are magenta.
+    with the logarithm where positive values span decades. A context that is a map is shown above them, on a scale of
+    its own. Three channels of bytes are shown in colour, from the lowest to the highest level. Non-finite pixels are
+    magenta.
 
     Args:
-        found: models with ``examples.context (K, *context)`` and ``examples.real`` and ``.drawn (K, n, C, H, W)``.
+        found: models with ``examples.context (K, *context)`` and ``examples.real`` and ``.drawn (K, n, C, H, W)``;
+            and ``examples.given (K, C', H', W')`` where contexts are, or have, images.
         channel: which one is shown, where it is not all three.
     """
     from matplotlib.figure import Figure
@@ -64,13 +66,18 @@ def gallery(found: Shown, channel: int = 0) -> Figure:
     columns = min(real.shape[1], found.first["examples.drawn"].shape[1], 4 if blocks < CONTEXTS else 3)
     rows = [("real", REAL, real)]
     rows += [(m, found.styles[m].colour, scores["examples.drawn"][:CONTEXTS]) for m, scores in found.scores.items()]
+    scales = [None if rgb else _scale(part[:, channel]) for part in real]
+    given = found.first.get("examples.given")
+    if given is not None:  # a map too, in colours of its own
+        rows.insert(0, ("given", INK, given[:CONTEXTS, None].expand(-1, columns, -1, -1, -1)))
+    apart = len(rows) - len(found.scores)
 
     left = 0.35 + max(width(name) for name, *_ in rows)
     free = WIDTH - left - _RIGHT - (blocks - 1) * _BLOCK_GAP - blocks * (columns - 1) * _GAP
     wide = min(_TILE, max(1.0, _PAGE / len(rows)), free / (blocks * columns))
     high = wide * real.shape[-2] / real.shape[-1]
     block = columns * (wide + _GAP) - _GAP
-    titles = [context_text(c, found.labels, block) for c in context]
+    titles = [context_text(c, found.labels, block) if len(c) or given is None else "" for c in context]
     title = _title(found, channel)
     # Room for the title, at 12 bold points, where there are few small maps.
     page = left + max(blocks * (block + _BLOCK_GAP) - _BLOCK_GAP, 1.4 * width(title)) + _RIGHT
@@ -87,14 +94,13 @@ def gallery(found: Shown, channel: int = 0) -> Figure:
         figure.text(x / page, 1 - y / height, content, **how)
 
     write(left, 0.14, title, fontsize=12, fontweight="bold", va="top")
-    scales = [None if rgb else _scale(part[:, channel]) for part in real]
     for row, (name, colour, maps) in enumerate(rows):
-        # The real row is set off a little.
-        y = top + row * (high + _GAP) + (2 * _GAP if row else 0)
+        # What is drawn is set off a little.
+        y = top + row * (high + _GAP) + (2 * _GAP if row >= apart else 0)
         swatch = axes(left - 0.06 - _SWATCH, y, _SWATCH, high)
         swatch.set_axis_off()
         swatch.add_patch(_filled(colour))
-        weight = "normal" if row else "bold"
+        weight = "bold" if maps is real else "normal"
         write(left - 0.2, y + high / 2, verbatim(name), fontsize=10, fontweight=weight, ha="right", va="center")
         for b in range(blocks):
             for column in range(columns):
@@ -103,7 +109,10 @@ def gallery(found: Shown, channel: int = 0) -> Figure:
                 at.set_yticks([])
                 for spine in at.spines.values():
                     spine.set(linewidth=0.4, color=INK)
-                _show(at, maps[b, column], channel, scales[b], found)
+                if maps is real or row >= apart:
+                    _show(at, maps[b, column], channel, scales[b], found)
+                else:
+                    _show(at, maps[b, column], 0, _scale(maps[b, :1, 0]), found)
     for b, (values, scale) in enumerate(zip(titles, scales, strict=True)):
         x = left + b * (block + _BLOCK_GAP)
         write(x + block / 2, top - 0.08, values, fontsize=10, ha="center", va="bottom")

@@ -5,7 +5,8 @@ import torch
 from flowzoo.data import Data, Splits, configure
 from flowzoo.harness import open_source
 from flowzoo.harness.bench_config import BenchConfig
-from flowzoo.harness.ensembles import drawn_ensembles, examples, real_ensembles
+from flowzoo.harness.ensembles import RealEnsembles, drawn_ensembles, examples, real_ensembles
+from flowzoo.metrics import Ensembles
 from flowzoo.models import build
 from flowzoo.seeding import generator
 
@@ -50,7 +51,37 @@ def test_dataset_that_can_simulate_gives_fresh_images_at_test_contexts():
 def test_reasons_why_there_are_none():
     assert "images" in real_ensembles(Splits.make(configure("two_moons", {"num_events": 50}).load()), 4, 10)
     assert "8 x 8 pixels are too few" in real_ensembles(splits_of(size=8), 4, 10)
-    assert "no test context has 4 events" in real_ensembles(splits_of(per=1), 4, 10)
+    few = real_ensembles(splits_of(per=1), 4, 10)
+    assert few == "no test context has 4 events, and there are 2 contexts"
+
+
+def test_events_with_contexts_of_their_own_are_one_population_beside_a_draw_each():
+    splits = splits_of(per=1, contexts=60)
+    known = real_ensembles(splits, contexts=4, count=10)
+    assert known.paired
+    assert known.real.shape == (1, 10, 1, 16, 16)
+    torch.testing.assert_close(known.real[0].mean((1, 2, 3)), 100 * known.context[:, 0], atol=1, rtol=0)
+    flow = build("gaussian", (1, 16, 16), (1,), x_map=splits.maps()[0], context_map=splits.maps()[1])
+    flow.initialize(splits.train.x, splits.train.context)
+    found = drawn_ensembles(flow, known, 500, seed=0)
+    assert found.drawn.shape == (1, 10, 1, 16, 16)
+    assert bool(found.context.isinf().all())
+    shown = examples(found, known)
+    assert shown["examples.real"].shape == shown["examples.drawn"].shape == (4, 1, 1, 16, 16)
+    assert torch.equal(shown["examples.real"][:, 0], known.real[0, :4])
+    assert torch.equal(shown["examples.drawn"][:, 0], found.drawn[0, :4])
+    torch.testing.assert_close(found.drawn[0].mean((1, 2, 3)), 100 * known.context[:, 0], atol=300, rtol=0)
+
+
+def test_image_of_a_context_is_kept_for_the_picture():
+    real = torch.randn(1, 9, 1, 16, 16, generator=generator(0, "x"))
+    images = torch.randn(9, 2, 4, 4, generator=generator(0, "c"))
+    flat = torch.cat([torch.arange(9.0)[:, None], images.flatten(1)], 1)
+    for context, image, left in ((images, None, 0), (flat, (2, 4, 4), 1)):
+        known = RealEnsembles(context, real, "", paired=True)
+        kept = examples(Ensembles(context[:1], real, real), known, image)
+        assert torch.equal(kept["examples.given"], images[:4])
+        assert kept["examples.context"].shape == (4, left)
 
 
 def test_draws_stand_at_the_same_contexts_and_repeat_by_seed():
@@ -63,7 +94,7 @@ def test_draws_stand_at_the_same_contexts_and_repeat_by_seed():
     torch.testing.assert_close(found.drawn.mean((1, 2, 3, 4)), 100 * known.context[:, 0], atol=20, rtol=0)
     assert torch.equal(found.drawn, again.drawn)
     assert not torch.equal(found.drawn, other.drawn)
-    kept = examples(found)
+    kept = examples(found, known)
     assert kept["examples.real"].shape == (2, 2, 1, 16, 16)
     assert kept["examples.drawn"].shape == (2, 4, 1, 16, 16)
 

@@ -155,6 +155,17 @@ def test_gallery_has_a_row_of_real_maps_and_one_for_each_model() -> None:
     assert len(pictures(two)) == 3 * 2 * 2
 
 
+def test_gallery_shows_the_map_that_was_given() -> None:
+    given = {"examples__given": 50 * noise(4, 1, 8, 12), "examples__context": torch.zeros(4, 0)}
+    figure = drawn("maps.maps", [cell("maf", **given)])
+    assert [name for name in written(figure) if name in ("given", "real", "maf")] == ["given", "real", "maf"]
+    assert not any("context of" in content or "no context" in content for content in written(figure))
+    images = [at.images[0] for at in pictures(figure)]
+    shapes = [image.get_array().shape for image in images]
+    assert shapes == [(8, 12)] * 9 + [(16, 24)] * 18
+    assert min(image.norm.vmax for image in images[:9]) > 50 > max(image.norm.vmax for image in images[9:])
+
+
 def test_gallery_says_the_context_the_quantity_and_the_side() -> None:
     figure = drawn("maps.maps", [cell()])
     assert written(figure)[0] == "maps: real, and drawn at the same context; 25 Mpc/h a side"
