@@ -305,7 +305,12 @@ class Trainer:
         device = self.splits.train.x.device
         self.flow.load_state_dict(_part(tensors, "flow."))
         self.best_weights = {k: v.to(device) for k, v in _part(tensors, "best.").items()}
-        self.stepper.restore(_part(tensors, "stepper."))
+        try:
+            self.stepper.restore(_part(tensors, "stepper."))
+        except RuntimeError as error:  # the state of a generator of another kind of device
+            raise CheckpointError(
+                f"{self.path}: not written on this kind of device, {device.type} ({error}); go on there, or delete it"
+            ) from None
         return True
 
     def _identity(self) -> dict[str, Any]:

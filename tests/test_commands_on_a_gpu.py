@@ -19,7 +19,7 @@ from flowzoo import Data, FitConfig, Splits, build, cli, fit, load, save
 from flowzoo.harness import calibrate, reporting
 from flowzoo.inference import Box, class_log_posterior
 from flowzoo.seeding import generator
-from flowzoo.testing.pretended_gpu import pretended_gpu
+from flowzoo.testing import pretended_gpu
 
 CPU, GPU = "cpu", "pretended"
 FEW = {"draws": 40, "posteriors": 20, "posterior_draws": 20, "reference_draws": 0, "baseline": "false"}

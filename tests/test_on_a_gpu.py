@@ -6,7 +6,8 @@ import weakref
 import pytest
 import torch
 
-from flowzoo import cuda_graph, engine, models
+from flowzoo import cuda_graph, data, engine, models, preempt
+from flowzoo.checkpoint import CheckpointError
 from flowzoo.data import Data, Splits
 from flowzoo.engine import EngineError
 from flowzoo.joint import Joint, NotTogether
@@ -14,8 +15,7 @@ from flowzoo.layers import replays
 from flowzoo.registry import MODELS
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
-from flowzoo.testing import case_of, inputs
-from flowzoo.testing.pretended_gpu import pretended_gpu
+from flowzoo.testing import case_of, inputs, pretended_gpu
 from flowzoo.train import fit, fit_together
 from flowzoo.train_config import FitConfig
 
@@ -82,6 +82,39 @@ def test_joint_steps_do_not_wait(name, gpu):
     for _ in range(3):
         joint.step()
     assert gpu.waits == []
+
+
+def test_columns_of_their_own_maps_do_not_wait(gpu):
+    made = data.configure("galaxies", {"num_galaxies": 20, "stars_per_galaxy": 50}).load()
+    splits = Splits.make(made, device=gpu.device)
+    x_map, context_map = splits.maps()
+    shapes = made.event_shape, made.context_shape
+    flow = models.build(
+        "maf", *shapes, num_steps=1, x_map=x_map, context_map=context_map, generator=generator(0, "init")
+    )
+    stepper = Stepper(flow.to(gpu.device), splits.train, FitConfig(batch_size=64), 0)
+    stepper.step()
+    gpu.waits.clear()
+    stepper.step()
+    assert gpu.waits == []
+
+
+def test_training_begun_on_the_cpu_does_not_go_on_on_a_gpu_and_says_so(gpu, tmp_path):
+    events = Data(torch.randn(300, 3, generator=generator(0, "x")))
+
+    def train(device, steps):
+        flow = models.build("maf", (3,), (0,), num_steps=1, generator=generator(0, "init")).to(device)
+        config = FitConfig(steps=20, evaluate_every=10, batch_size=16)
+        stop = {} if steps is None else {"on_step": lambda step: step == steps and preempt.ask()}
+        fit(flow, Splits.make(events, device=device), config, checkpoint=tmp_path / "state.safetensors", **stop)
+
+    try:
+        with pytest.raises(preempt.Preempted):
+            train("cpu", 10)
+    finally:
+        preempt.forget()
+    with pytest.raises(CheckpointError, match=r"not written on this kind of device, pretended .*; go on there"):
+        train(gpu.device, None)
 
 
 @pytest.mark.parametrize("name", TRAINED)

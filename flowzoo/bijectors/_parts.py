@@ -64,6 +64,8 @@ class Columns(Bijector):
         super().__init__()
         self.columns = [int(c) for c in columns]
         self.bijector = bijector
+        self.index: Tensor  # a list would be copied to a GPU in every call, which no CUDA graph can hold
+        self.register_buffer("index", torch.tensor(self.columns, dtype=torch.long), persistent=False)
 
     @property
     def partial(self) -> bool:
@@ -75,15 +77,15 @@ class Columns(Bijector):
         if names is None or len(names) != x.shape[-1]:
             # Without names a column is called by its position in the event, not in the part.
             names = [str(c) for c in range(x.shape[-1])]
-        self.bijector.fit(x[..., self.columns], [names[c] for c in self.columns])
+        self.bijector.fit(x[..., self.index], [names[c] for c in self.columns])
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The inner map on its columns."""
-        return self._merge(x, *self.bijector.to_latent(x[..., self.columns]))
+        return self._merge(x, *self.bijector.to_latent(x[..., self.index]))
 
     def to_data(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse of the inner map on its columns."""
-        return self._merge(u, *self.bijector.to_data(u[..., self.columns]))
+        return self._merge(u, *self.bijector.to_data(u[..., self.index]))
 
     def describe(self) -> dict[str, Any]:
         """See the base class."""
@@ -91,8 +93,8 @@ class Columns(Bijector):
 
     def _merge(self, x: Tensor, part: Tensor, log_slope: Tensor) -> tuple[Tensor, Tensor]:
         value, total = x.clone(), torch.zeros_like(x)
-        value[..., self.columns] = part
-        total[..., self.columns] = log_slope
+        value[..., self.index] = part
+        total[..., self.index] = log_slope
         return value, total
 
 

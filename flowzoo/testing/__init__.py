@@ -16,6 +16,13 @@
 Each runs all checks of its kind (``CHECKS`` of flows, ``METRIC_CHECKS``, ``DATASET_CHECKS``: a function of a case by
 name), raises ``AssertionError`` with the figure that failed, and returns the checks that say nothing, with the reasons.
 
+Whether flows and metrics work on a GPU is tried on one that is pretended, which tests of one's own may use too::
+
+    from flowzoo.testing import pretended_gpu
+
+    with pretended_gpu() as gpu:
+        drawn = flow.to(gpu.device).sample(context.to(gpu.device))
+
 What cannot pass a check says so in its own file, by a class attribute ``exempt`` of its config: a mapping of the
 check's name to the reason. What is exempt is not run. A class attribute ``conformance`` says on what the checks are run
 by default: ``{"options": {...}}``, small ones; of a flow shapes too (see ``Case``).
@@ -28,6 +35,7 @@ from flowzoo.testing._dataset_case import DatasetCase, dataset_case
 from flowzoo.testing._evaluations import bare_evaluation
 from flowzoo.testing._flow_case import Case, case_of, inputs
 from flowzoo.testing._metric_case import MetricCase, metric_case
+from flowzoo.testing._pretended_gpu import PretendedGPU, pretended_gpu
 from flowzoo.testing._space import require_default_in_space
 from flowzoo.testing._suite import NotApplicable
 from flowzoo.testing.datasets import DATASET_CHECKS, check_dataset
@@ -43,6 +51,7 @@ __all__ = [
     "MetricCase",
     "NoHostSync",
     "NotApplicable",
+    "PretendedGPU",
     "bare_evaluation",
     "case_of",
     "check_dataset",
@@ -52,5 +61,6 @@ __all__ = [
     "exempt",
     "inputs",
     "metric_case",
+    "pretended_gpu",
     "require_default_in_space",
 ]

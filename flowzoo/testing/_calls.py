@@ -17,9 +17,9 @@ from flowzoo.models import build
 from flowzoo.registry import MODELS
 from flowzoo.seeding import generator
 from flowzoo.testing._flow_case import Case, inputs, standardize
+from flowzoo.testing._pretended_gpu import pretended_gpu
 from flowzoo.testing._space import require_default_in_space
 from flowzoo.testing._suite import NotApplicable, close
-from flowzoo.testing.pretended_gpu import pretended_gpu
 
 
 def check_broadcasting(case: Case) -> None:

@@ -19,9 +19,9 @@ from flowzoo.registry import METRICS, MissingDependency
 from flowzoo.testing._chance import own_chance
 from flowzoo.testing._evaluations import WORLDS, evaluation
 from flowzoo.testing._metric_case import REPEATS, Found, MetricCase, called, is_number, metric_case, outcome, worse
+from flowzoo.testing._pretended_gpu import pretended_gpu
 from flowzoo.testing._spoiling import copied, few, moved, spoilt, tensors, without
 from flowzoo.testing._suite import NotApplicable, exemptions, named, run
-from flowzoo.testing.pretended_gpu import pretended_gpu
 
 # -- checks -----------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from flowzoo.inference._coordinates import Coordinates
 from flowzoo.inference._grid import grid
 from flowzoo.inference._held import held_on
 from flowzoo.seeding import generator
-from flowzoo.testing.pretended_gpu import pretended_gpu
+from flowzoo.testing import pretended_gpu
 
 PRIORS = {
     "box": Box([-1.0, 2.0], [1.0, 5.0]),

@@ -9,10 +9,9 @@ from torch import nn
 
 from flowzoo.cuda_graph import Captured
 from flowzoo.seeding import generator
-from flowzoo.testing import NotApplicable
-from flowzoo.testing import pretended_gpu as module
+from flowzoo.testing import NotApplicable, pretended_gpu
+from flowzoo.testing import _pretended_gpu as module
 from flowzoo.testing._cuda_kernels import has_cuda_kernel
-from flowzoo.testing.pretended_gpu import pretended_gpu
 
 
 @pytest.fixture

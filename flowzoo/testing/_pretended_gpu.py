@@ -2,7 +2,7 @@
 
 ::
 
-    from flowzoo.testing.pretended_gpu import pretended_gpu
+    from flowzoo.testing import pretended_gpu
 
     with pretended_gpu() as gpu:
         flow = flow.to(gpu.device)
