@@ -128,7 +128,7 @@ class Worker:
             trial.set_user_attr(SEAL, seal(now, kind, outcome.value))
             self.study.tell(trial, outcome.value, state=self.State[kind])
         except (UpdateFinishedTrialError, ValueError):  # the second is of `tell`, if it was over before that looked
-            if self.storage.get_trial(trial._trial_id).state.is_finished():
+            if self.storage.get_trial(trial._trial_id).state is not self.State.RUNNING:
                 return False
             raise
         forget(self.state(trial.number), self.space)
