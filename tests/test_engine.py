@@ -169,7 +169,7 @@ def test_fault_of_the_compiler_is_no_failed_capture(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("way", ["graph", "compile"])
-@pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "nice", "galacticflow"])
+@pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "bpf", "naf", "nice", "galacticflow", "cglow"])
 def test_steps_of_a_graph_are_those_of_the_flow(name, way):
     x, c = torch.randn(500, 2, generator=generator(0, "x")), torch.randn(500, 1, generator=generator(0, "c"))
     split = Splits.make(Data(x, c), device="cuda").train

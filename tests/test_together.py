@@ -204,3 +204,23 @@ def test_step_that_fails_has_been_taken_by_nobody(splits: Splits) -> None:
     assert [stepper.count for stepper in steppers] == [0, 0]
     after = [list(flow.parameters()) for flow in flows]
     assert all(torch.equal(p, q) for a, b in zip(before, after, strict=True) for p, q in zip(a, b, strict=True))
+
+
+# -- on a GPU; on a pretended one: tests/test_on_a_gpu.py
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "galacticflow"])
+def test_steps_of_a_graph_are_those_of_the_flows(splits: Splits, name: str) -> None:
+    there = Splits.make(splits.data, device="cuda")
+    made = {}
+    for engine in ("eager", "auto"):
+        config = replace(CONFIG, engine=engine)
+        made[engine] = Joint([Stepper(build(there, name, i).cuda(), there.train, config, i) for i in SEEDS])
+        for _ in range(20):
+            made[engine].step()
+    assert made["auto"].words == "graph"
+    for one, other in zip(made["eager"].steppers, made["auto"].steppers, strict=True):
+        for p, q in zip(one.parameters, other.parameters, strict=True):
+            torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-5)

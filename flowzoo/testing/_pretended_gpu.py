@@ -282,6 +282,8 @@ def _plug_in() -> str:
     """Tell torch of the device, for the rest of the process; returns why that cannot be, or nothing."""
     from torch.utils import backend_registration
 
+    if torch.accelerator.is_available():  # torch would take the pretended one for it, in its backward pass too
+        return "torch has a real accelerator here"
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         return "this torch has no devices that are written in Python; 2.10 has"
     if torch._C._get_privateuse1_backend_name() != "privateuseone":

@@ -339,6 +339,7 @@ def planted(register, monkeypatch):
     return plant
 
 
+@pytest.mark.usefixtures("_every_check_applies")
 def test_honest_flow_passes_every_check(planted):
     assert check_flow(planted(Honest)) == {}
 
@@ -359,6 +360,7 @@ def test_every_check_has_a_planted_fault():
     assert set(CHECKS) == set(FAULTS)
 
 
+@pytest.mark.usefixtures("_every_check_applies")
 def test_check_that_a_model_excuses_is_not_run_and_its_reason_is_returned(planted):
     name = planted(Deaf, exempt={"context_matters": "it is a baseline without one"})
     case = case_of(name)

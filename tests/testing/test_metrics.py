@@ -233,6 +233,7 @@ def planted_faults():
     return [pytest.param(check, fault, id=f"{check}-{fault.__name__}") for check, of in FAULTS.items() for fault in of]
 
 
+@pytest.mark.usefixtures("_every_check_applies")
 def test_honest_metric_passes_every_check(register):
     assert check_metric(register(METRICS, Honest)) == {}
 
@@ -257,6 +258,7 @@ def test_message_names_the_column_and_the_figures(register):
     assert caught.value.__notes__ == ["in the check what_is_not_finite_is_not_good of cleaner"]
 
 
+@pytest.mark.usefixtures("_every_check_applies")
 def test_faulty_metric_leaves_the_evaluations_as_they_are(register):
     assert check_metric(register(METRICS, Honest)) == {}
     with pytest.raises(AssertionError, match=r"it changes clouds\.drawn of the evaluation in place"):
@@ -264,6 +266,7 @@ def test_faulty_metric_leaves_the_evaluations_as_they_are(register):
     assert check_metric(register(METRICS, Honest)) == {}
 
 
+@pytest.mark.usefixtures("_every_check_applies")
 def test_check_that_a_metric_excuses_is_not_run_and_its_reason_is_returned(register):
     excuses = {"wrong_flow_is_worse": "it looks at real events alone"}
     Excused = type("Excused", (Blind,), {"exempt": excuses})
@@ -281,6 +284,7 @@ def test_options_are_those_given_over_those_that_the_metric_states(register):
         metric_case(name, point=3)
 
 
+@pytest.mark.usefixtures("_every_check_applies")
 def test_metric_that_its_decorator_registered_needs_no_entry_point(monkeypatch):
     monkeypatch.setitem(METRICS._classes, "mine", None)  # taken out again after the test
     del METRICS._classes["mine"]
@@ -290,6 +294,7 @@ def test_metric_that_its_decorator_registered_needs_no_entry_point(monkeypatch):
         check_metric("yours")
 
 
+@pytest.mark.usefixtures("_every_check_applies")
 def test_what_does_not_apply_says_why():
     assert check_metric("context_use") == {
         "says_what_is_missing": "scores are never missing",
