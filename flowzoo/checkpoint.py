@@ -67,7 +67,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, UnicodeDecodeError) as error:
+    # torch's RuntimeError: it opens the file again, and another may be in its place by then.
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({error})") from None
     if "flowzoo" not in header:
         raise CheckpointError(f"{path}: a safetensors file, but not one of flowzoo's")

@@ -291,3 +291,13 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(path):
     with pytest.raises(TypeError):
         flowzoo.save(flow_of(), path, data=object())
     assert list(path.parent.iterdir()) == []
+
+
+def test_file_that_is_replaced_while_it_is_read_is_a_damaged_one(tmp_path, monkeypatch):
+    def smaller(path, framework):
+        raise RuntimeError(f"file <{path}> size <16> is smaller than the required mapping size <24>")
+
+    (tmp_path / "a.safetensors").touch()
+    monkeypatch.setattr("safetensors.safe_open", smaller)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: damaged or not a checkpoint \(file .* is smaller than"):
+        load_tensors(tmp_path / "a.safetensors")

@@ -278,6 +278,33 @@ def _in_low_precision(func: Any, *args: Any, **kwargs: Any) -> Any:
         return func(*autocast_mode._cast(args, NAME, dtype), **autocast_mode._cast(kwargs, NAME, dtype))
 
 
+class _Module:
+    """``torch.pretended``, which has no generator of its own that ``fork_rng`` or ``manual_seed`` could mean."""
+
+    def is_initialized(self) -> bool:
+        return True
+
+    is_available = is_initialized
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def current_device(self) -> int:
+        return 0
+
+    def device_count(self) -> int:
+        return 1
+
+    def manual_seed_all(self, seed: int) -> None:
+        pass
+
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        pass
+
+
 def _plug_in() -> str:
     """Tell torch of the device, for the rest of the process; returns why that cannot be, or nothing."""
     from torch.utils import backend_registration
@@ -288,7 +315,7 @@ def _plug_in() -> str:
         return "this torch has no devices that are written in Python; 2.10 has"
     if torch._C._get_privateuse1_backend_name() != "privateuseone":
         return f"torch has a device {torch._C._get_privateuse1_backend_name()} in its place"
-    backend_registration._setup_privateuseone_for_python_backend(NAME)
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     _libraries[0].fallback(lambda func, *args, **kwargs: _do(func, args, kwargs), "PrivateUse1")
     aten = torch.ops.aten
     # torch.tensor finds no fallback, and torch would make the others of several operations, rounded otherwise.

@@ -26,7 +26,7 @@ def directions(columns, count=20):
 
 def test_a_sample_has_no_distance_to_itself_in_any_order():
     a = normal(200, 3)
-    assert float(sliced_wasserstein(a, a.flip(0), directions(3))) == 0
+    assert float(sliced_wasserstein(a, a.flip(0), directions(3))) < 1e-15  # products of matrices may round by the row
 
 
 @pytest.mark.parametrize(("n", "m"), [(50, 50), (50, 70), (3, 1000), (1, 7), (64, 96), (5000, 4999)])
