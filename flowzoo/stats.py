@@ -25,8 +25,9 @@ def clustered_mean(values: Tensor, groups: Tensor, weights: Tensor | None = None
     Returns:
         Mean and standard error. The error is NaN for a single group: one galaxy does not tell how galaxies scatter.
 
-    >>> clustered_mean(torch.tensor([0.0, 2.0]), torch.tensor([0, 1]))
-    (1.0, 1.0)
+    >>> mean, error = clustered_mean(torch.tensor([0.0, 2.0]), torch.tensor([0, 1]))
+    >>> f"{mean:.3f} +- {error:.3f}"
+    '1.000 +- 1.000'
     """
     values = values.double()
     weights = torch.ones_like(values) if weights is None else weights.to(values)
