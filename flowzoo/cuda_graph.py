@@ -56,6 +56,10 @@ class Captured(Generic[T]):
 Outputs = tuple[Tensor | None, ...]
 
 
+class NoGraph(RuntimeError):
+    """A function cannot be captured, or its graph gives other numbers; in one line."""
+
+
 class Graphs:
     """Runs a function of tensors from a graph for each shape, as long as that gives what the function gives.
 
@@ -65,7 +69,7 @@ class Graphs:
         fall_back: run the function itself from then on if there can be no graph, rather than raise.
 
     Raises:
-        RuntimeError: if the function cannot be captured, or a first replay gives other numbers.
+        NoGraph: if the function cannot be captured, or a first replay gives other numbers.
     """
 
     def __init__(
@@ -90,9 +94,10 @@ class Graphs:
             if not all(map(agree, found, known)):
                 raise RuntimeError("its first replay gave other numbers")
         except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
             if not self.fall_back:
-                raise
-            self.trouble = str(error).strip().splitlines()[0]
+                raise NoGraph(reason) from error
+            self.trouble = reason
             self.captured.clear()
             return known
         self.captured[shapes] = graph

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flowzoo import distributed
-from flowzoo.cuda_graph import Graphs, Outputs
+from flowzoo.cuda_graph import Graphs, NoGraph, Outputs
 from flowzoo.flow import ConditionalFlow
 
 Name = Literal["auto", "eager", "compile", "graph"]
@@ -129,12 +129,9 @@ class Graph:
         """See ``Engine``."""
         try:
             seen, *gradients = self.graphs(*batch)
-        except EngineError:
-            raise
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+        except NoGraph as error:
             raise EngineError(
-                f"train.engine: graph cannot be had here (the capture failed: {reason}); take eager"
+                f"train.engine: graph cannot be had here (the capture failed: {error}); take eager"
             ) from error
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient

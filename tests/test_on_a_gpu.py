@@ -155,7 +155,7 @@ def test_joint_steps_go_on_without_a_graph_and_say_why(gpu, with_graphs, monkeyp
     assert made.words == "eager (the capture failed: no memory)"
     assert torch.equal(plain.steppers[1].loss_sum, made.steppers[1].loss_sum)
     asked = Joint(steppers("maf", gpu, 2, engine="graph"))
-    with pytest.raises(NotTogether, match=r"^RuntimeError: no memory$"):
+    with pytest.raises(NotTogether, match=r"^NoGraph: no memory$"):
         asked.step()
 
 
@@ -191,6 +191,18 @@ def test_graph_that_gives_other_numbers_is_not_believed(gpu, with_graphs):
     stepper.flow.forward = lambda *batch: forward(*batch) * (calls.append(1) or len(calls))
     with pytest.raises(EngineError, match=r"its first replay gave other numbers\); take eager$"):
         stepper.step()
+
+
+@pytest.mark.parametrize("asked", ["auto", "graph"])
+def test_fault_of_the_flow_is_no_failed_capture(asked, gpu, with_graphs):
+    def broken(*batch):
+        raise RuntimeError("a fault of the model")
+
+    (stepper,) = steppers("maf", gpu, engine=asked)
+    stepper.flow.forward = broken
+    with pytest.raises(RuntimeError, match=r"^a fault of the model$") as caught:
+        stepper.step()
+    assert not isinstance(caught.value, EngineError)
 
 
 def test_graph_is_captured_once_for_a_shape(gpu, with_graphs):
