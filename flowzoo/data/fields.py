@@ -16,7 +16,7 @@ from flowzoo.data import _field_posterior
 from flowzoo.data._cosmology import CONTEXT_NAMES, HIGH, LOW, linear_power, prior
 from flowzoo.data._data import Data
 from flowzoo.data._direction import Direction, directed
-from flowzoo.inference._held import held_on
+from flowzoo.held import held_on
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowzoo.data._cosmology import CAMELS, CONTEXT_NAMES, growth, linear_power, prior, second_order
 from flowzoo.data._data import Data
 from flowzoo.data._direction import Direction, directed
-from flowzoo.inference._held import held_on
+from flowzoo.held import held_on
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import derive, generator
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,7 @@ def from_table(
             f"{path}: context {label(ids[row])} has {names[column]} = {context[row, column]:g}; {count_lost} of "
             f"{total} contexts are not finite in float32{words}: leave them out, or fill them"
         )
-    counts = np.full(total, n or 0)
-    if count is not None:
-        counts = as_counts(as_numbers(found[count], count, path), ids, f"{path}, column '{count}'")
+    counts = how_many(ids, n, count, found, path)
     return Galaxies(ids, torch.from_numpy(contexts), counts, id_name or "id")
 
 
@@ -212,12 +210,17 @@ def cast(values: np.ndarray, dtype: Any) -> np.ndarray:
         return np.asarray(values.astype(dtype))
 
 
-def as_counts(column: np.ndarray, ids: np.ndarray, where: str) -> np.ndarray:
-    """Whole numbers of events.
+def how_many(
+    ids: np.ndarray, n: int | None, name: str | None, columns: Mapping[str, np.ndarray], path: str | Path
+) -> np.ndarray:
+    """Events of each context: n of all, or what a column says.
 
     Raises:
-        ConfigError: naming a galaxy whose number is none.
+        ConfigError: naming a context whose number is none.
     """
+    if name is None:
+        return np.full(len(ids), n or 0)
+    column, where = as_numbers(columns[name], name, path), f"{path}, column '{name}'"
     bad = ~(np.isfinite(column) & (column >= 0) & (column == np.round(column)))
     if bad.any():
         k = int(bad.nonzero()[0][0])

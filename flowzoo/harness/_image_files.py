@@ -13,7 +13,7 @@ import torch
 
 from flowzoo.config import ConfigError
 from flowzoo.data._readers import shape_of
-from flowzoo.harness._galaxies import Galaxies, as_counts, as_numbers, cast, from_table, label, unique_ids
+from flowzoo.harness._galaxies import Galaxies, as_numbers, cast, from_table, how_many, label, unique_ids
 from flowzoo.harness._rows import Rows, _Hdf5, open_rows, require
 from flowzoo.harness._trained import CONTEXT, Trained
 
@@ -147,9 +147,7 @@ def from_file(
             f"{path}: {len(lost)} of {total} contexts hold a value that is not finite in float32, the first is "
             f"{label(ids[lost[0]])}; leave them out, or fill them"
         )
-    counts = np.full(total, n or 0)
-    if count is not None:
-        counts = as_counts(as_numbers(found[count], count, path), ids, f"{path}, column '{count}'")
+    counts = how_many(ids, n, count, found, path)
     return Galaxies(ids, torch.from_numpy(contexts), counts, id_name or "id")
 
 

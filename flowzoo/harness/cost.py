@@ -13,6 +13,7 @@ from torch import Tensor
 from flowzoo import models
 from flowzoo.engine import Eager
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.memory import kept_of
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import cpu_threads
 from flowzoo.seeding import generator
@@ -157,25 +158,11 @@ def _kept_of_whole(flow: ConditionalFlow, batch: tuple[Tensor, ...], whole: int)
     """Bytes that autograd keeps of a step, in a straight line through two small ones: contexts may be kept once."""
     few = min(FIRST, whole)
     more = min(2 * few, whole)
-    low = _kept(flow, _part(batch, few))
+    low = sum(kept_of(flow, _part(batch, few)))
     if more == few:
         return low
-    slope = (_kept(flow, _part(batch, more)) - low) / (more - few)
+    slope = (sum(kept_of(flow, _part(batch, more))) - low) / (more - few)
     return round(low + max(0.0, slope) * (whole - few))
-
-
-def _kept(flow: ConditionalFlow, batch: tuple[Tensor, ...]) -> int:
-    """Bytes of the tensors that autograd keeps of a step, the weights apart."""
-    kept: dict[int, int] = {}
-
-    def look(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor.detach()  # itself, it would hold the graph that holds it
-
-    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-        scores = flow(*batch)  # held, as the memory of a graph that is gone has other tensors
-    own = {t.untyped_storage().data_ptr() for t in (*flow.parameters(), *flow.buffers())}
-    return sum(size for place, size in kept.items() if place not in own) if scores.requires_grad else 0
 
 
 def _step_seconds(

@@ -1,10 +1,14 @@
-"""Peak memory of one stretch of a run."""
+"""Memory: the peak of one stretch of a run, and what a step keeps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from flowzoo.flow import ConditionalFlow
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -40,3 +44,17 @@ class PeakMemory:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
         return None
+
+
+def kept_of(flow: ConditionalFlow, batch: Sequence[Tensor]) -> list[int]:
+    """Bytes of each tensor that autograd keeps of a step, the weights apart."""
+    kept: dict[int, int] = {}
+
+    def look(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor.detach()  # itself, it would hold the graph that holds it
+
+    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
+        scores = flow(*batch)  # held, as the memory of a graph that is gone has other tensors
+    held = {t.untyped_storage().data_ptr() for t in (*flow.parameters(), *flow.buffers())}
+    return [size for place, size in kept.items() if place not in held] if scores.requires_grad else []

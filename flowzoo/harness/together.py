@@ -9,12 +9,10 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from flowzoo import lease, train
 from flowzoo.data import Split
 from flowzoo.flow import ConditionalFlow
+from flowzoo.harness.memory import kept_of
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import LEASES, cpu_threads, label_of, state_path
 from flowzoo.record import one_line
@@ -97,16 +95,6 @@ def _pays(flow: ConditionalFlow, split: Split, config: FitConfig) -> bool:
 
 
 def mean_kept(flow: ConditionalFlow, split: Split, config: FitConfig) -> float:
-    """Bytes that autograd keeps of a step, in the mean over tensors, the weights apart."""
-    kept: dict[int, int] = {}
-
-    def look(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor.detach()  # itself, it would hold the graph that holds it
-
-    batch = Stepper(flow, split, replace(config, engine="eager"), 0).take()
-    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-        scores = flow(*batch)
-    held = {t.untyped_storage().data_ptr() for t in (*flow.parameters(), *flow.buffers())}
-    sizes = [size for place, size in kept.items() if place not in held]
-    return sum(sizes) / max(1, len(sizes)) if scores.requires_grad else 0.0
+    """Bytes that autograd keeps of a step, in the mean over tensors."""
+    sizes = kept_of(flow, Stepper(flow, split, replace(config, engine="eager"), 0).take())
+    return sum(sizes) / max(1, len(sizes))

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from flowzoo.inference._held import held_on
+from flowzoo.held import held_on
 from flowzoo.inference.priors import Prior
 
 TAIL = 7.0  # standard deviations of the prior; 1 - Phi(7) = 1.3e-12 has four digits left in float64

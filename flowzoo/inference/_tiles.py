@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowzoo.inference._held import held_on
+from flowzoo.held import held_on
 
 NODES = 5
 # The derivative at the nodes of the polynomial through them, for a tile of width 1; in thirds.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowzoo.inference._held import held_on
+from flowzoo.held import held_on
 
 ROUNDED = 2.0**-23  # relative; of a float32 number, which parameters come as
 

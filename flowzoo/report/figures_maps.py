@@ -64,13 +64,15 @@ def gallery(found: Shown, channel: int = 0) -> Figure:
     context = found.first["examples.context"][:CONTEXTS]
     blocks = len(real)
     columns = min(real.shape[1], found.first["examples.drawn"].shape[1], 4 if blocks < CONTEXTS else 3)
-    rows = [("real", REAL, real)]
-    rows += [(m, found.styles[m].colour, scores["examples.drawn"][:CONTEXTS]) for m, scores in found.scores.items()]
     scales = [None if rgb else _scale(part[:, channel]) for part in real]
+    rows = [("real", REAL, real, channel, scales)]
     given = found.first.get("examples.given")
     if given is not None:  # a map too, in colours of its own
-        rows.insert(0, ("given", INK, given[:CONTEXTS, None].expand(-1, columns, -1, -1, -1)))
-    apart = len(rows) - len(found.scores)
+        shown = given[:CONTEXTS, None].expand(-1, columns, -1, -1, -1)
+        rows.insert(0, ("given", INK, shown, 0, [_scale(part[:1, 0]) for part in shown]))
+    apart = len(rows)
+    for model, scores in found.scores.items():
+        rows.append((model, found.styles[model].colour, scores["examples.drawn"][:CONTEXTS], channel, scales))
 
     left = 0.35 + max(width(name) for name, *_ in rows)
     free = WIDTH - left - _RIGHT - (blocks - 1) * _BLOCK_GAP - blocks * (columns - 1) * _GAP
@@ -94,7 +96,7 @@ def gallery(found: Shown, channel: int = 0) -> Figure:
         figure.text(x / page, 1 - y / height, content, **how)
 
     write(left, 0.14, title, fontsize=12, fontweight="bold", va="top")
-    for row, (name, colour, maps) in enumerate(rows):
+    for row, (name, colour, maps, which, colours) in enumerate(rows):
         # What is drawn is set off a little.
         y = top + row * (high + _GAP) + (2 * _GAP if row >= apart else 0)
         swatch = axes(left - 0.06 - _SWATCH, y, _SWATCH, high)
@@ -109,10 +111,7 @@ def gallery(found: Shown, channel: int = 0) -> Figure:
                 at.set_yticks([])
                 for spine in at.spines.values():
                     spine.set(linewidth=0.4, color=INK)
-                if maps is real or row >= apart:
-                    _show(at, maps[b, column], channel, scales[b], found)
-                else:
-                    _show(at, maps[b, column], 0, _scale(maps[b, :1, 0]), found)
+                _show(at, maps[b, column], which, colours[b], found)
     for b, (values, scale) in enumerate(zip(titles, scales, strict=True)):
         x = left + b * (block + _BLOCK_GAP)
         write(x + block / 2, top - 0.08, values, fontsize=10, ha="center", va="bottom")

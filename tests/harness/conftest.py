@@ -54,6 +54,25 @@ def write() -> Callable[[pd.DataFrame, Path], Path]:
     return write
 
 
+@pytest.fixture
+def broken_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[ConditionalFlow], list[int]]:
+    """Has draws of a kind of flow broken off in the fourth call; gives the calls since they were last forgotten."""
+
+    def arrange(flow: ConditionalFlow) -> list[int]:
+        sample, calls = type(flow).sample, list[int]()
+
+        def stops(self: ConditionalFlow, *args: Any, **kwargs: Any) -> Tensor:
+            calls.append(1)
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+            return sample(self, *args, **kwargs)
+
+        monkeypatch.setattr(type(flow), "sample", stops)
+        return calls
+
+    return arrange
+
+
 @pytest.fixture(scope="session")
 def plan() -> Callable[..., list[Cell]]:
     """Small plans on two_moons (300 events), of MAF without the baseline unless told otherwise."""

@@ -9,7 +9,8 @@ from flowzoo import build
 from flowzoo.cli.training import _show_plan
 from flowzoo.engine import Eager
 from flowzoo.flow import ConditionalFlow
-from flowzoo.harness.cost import TIMED_STEPS, Cost, TooLarge, _kept, estimate
+from flowzoo.harness.cost import TIMED_STEPS, Cost, TooLarge, estimate
+from flowzoo.harness.memory import kept_of
 from flowzoo.harness.plan import Cell
 from flowzoo.models._glow import Glow
 from flowzoo.stepper import Stepper
@@ -82,7 +83,7 @@ def test_memory_is_that_of_weights_and_of_what_a_whole_step_keeps(plan: Plan, ba
     trained = sum(p.nbytes for p in flow.parameters())
     held = trained + sum(b.nbytes for b in flow.buffers())
     found = estimate(cell).memory - held - (3 + bool(ema)) * trained
-    assert found == pytest.approx(_kept(flow, batch), rel=0.01)
+    assert found == pytest.approx(sum(kept_of(flow, batch)), rel=0.01)
 
 
 def test_flow_that_recomputes_is_measured_as_it_trains() -> None:
@@ -91,7 +92,7 @@ def test_flow_that_recomputes_is_measured_as_it_trains() -> None:
         build("cglow", (1, 8, 8), (2,), num_levels=1, num_steps=8, hidden_features=16, reversible=choice)
         for choice in (True, False)
     )
-    assert 0 < _kept(recomputed, batch) < _kept(plain, batch) / 2
+    assert 0 < sum(kept_of(recomputed, batch)) < sum(kept_of(plain, batch)) / 2
 
 
 def test_part_of_a_batch_is_recomputed_where_the_whole_is(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,17 +275,13 @@ def test_file_that_exists_is_kept(tmp_path: Path, flow: ConditionalFlow, galaxie
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_what_is_broken_off_leaves_no_file_and_keeps_the_old_one(
-    tmp_path: Path, flow: ConditionalFlow, galaxies: pd.DataFrame, ending: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    flow: ConditionalFlow,
+    galaxies: pd.DataFrame,
+    ending: str,
+    broken_off: Callable[..., list[int]],
 ) -> None:
-    sample, calls = type(flow).sample, []
-
-    def stops(self: ConditionalFlow, *args: Any, **kwargs: Any) -> torch.Tensor:
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return sample(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(flow), "sample", stops)
+    calls = broken_off(flow)
     (tmp_path / f"old{ending}").write_bytes(b"old")
     before = sorted(tmp_path.iterdir())
     for name in (f"new{ending}", f"old{ending}"):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from flowzoo.data.hi_sim import HISim
+from flowzoo.held import held_on
 from flowzoo.inference import Box, Gaussian, LogNormal
 from flowzoo.inference._coordinates import Coordinates
 from flowzoo.inference._grid import grid
-from flowzoo.inference._held import held_on
 from flowzoo.seeding import generator
 from flowzoo.testing import pretended_gpu
 
