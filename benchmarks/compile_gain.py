@@ -62,11 +62,11 @@ def make(label: str, compiled: bool) -> Stepper:
 
 def seconds(stepper: Stepper, steps: int, clock: Callable[[], float]) -> float:
     """Of each of so many steps."""
-    float(stepper.loss_sum)  # waits for the device
+    float(stepper.descent.loss_sum)  # waits for the device
     start = clock()
     for _ in range(steps):
         stepper.step()
-    float(stepper.loss_sum)
+    float(stepper.descent.loss_sum)
     return (clock() - start) / steps
 
 
@@ -87,7 +87,7 @@ def kept(stepper: Stepper) -> float:
             for tensor in each if isinstance(each, tuple) else (each,):
                 if isinstance(tensor, torch.Tensor):
                     held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    own = {weight.untyped_storage().data_ptr() for weight in stepper.weights}
+    own = {weight.untyped_storage().data_ptr() for weight in stepper.descent.weights}
     return sum(size for place, size in held.items() if place not in own) / 2**20
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -22,28 +23,25 @@ class Captured(Generic[T]):
     Args:
         run: of tensors; what it returns are the tensors that every replay writes.
         inputs: an example on the GPU.
-        before: called before each run, the capture's too, and in no replay.
+        changed: tensors that the function changes, which are left as they are by the capture.
 
     Raises:
         RuntimeError: if the function cannot be captured.
     """
 
-    def __init__(
-        self, run: Callable[..., T], inputs: Sequence[Tensor], before: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, run: Callable[..., T], inputs: Sequence[Tensor], changed: Sequence[Tensor] = ()) -> None:
         self.inputs = [part.clone() for part in inputs]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UP):
-                before()
-                run(*self.inputs)
-        torch.cuda.current_stream().wait_stream(aside)
-        before()
-        self.graph = torch.cuda.CUDAGraph()
-        # Other threads of the process may go on with theirs.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.outputs = run(*self.inputs)
+        with _kept(changed):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    run(*self.inputs)
+            torch.cuda.current_stream().wait_stream(aside)
+            self.graph = torch.cuda.CUDAGraph()
+            # Other threads of the process may go on with theirs.
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.outputs = run(*self.inputs)
 
     def __call__(self, *inputs: Tensor) -> T:
         """Replay; the next one writes over what this returns."""
@@ -53,55 +51,111 @@ class Captured(Generic[T]):
         return self.outputs
 
 
-Outputs = tuple[Tensor | None, ...]
+Gradients = tuple[Tensor | None, ...]
 
 
 class NoGraph(RuntimeError):
-    """A function cannot be captured, or its graph gives other numbers; in one line."""
+    """Steps cannot be captured, or their graph does other things; in one line."""
 
 
-class Graphs:
-    """Runs a function of tensors from a graph for each shape, as long as that gives what the function gives.
+class Steps:
+    """Takes training steps from a CUDA graph for each shape, as long as that does what the functions do.
+
+    The first step of a shape is taken as it is written: optimisers make their state then. So is the second, which is
+    taken again by a graph, from where it began. The graph is used from then on if it came by the same gradients, and if
+    it did with them what the functions do.
 
     Args:
-        run: as of ``Captured``.
-        before: as of ``Captured``.
-        fall_back: run the function itself from then on if there can be no graph, rather than raise.
+        differentiate: of a batch, gives the loss and the gradients.
+        finish: of the loss and the gradients, changes the weights.
+        changed: gives all tensors that ``finish`` changes.
+        fall_back: go on as it is written if there can be no graph, rather than raise.
 
     Raises:
-        NoGraph: if the function cannot be captured, or a first replay gives other numbers.
+        NoGraph: if there can be none; the step has been taken.
     """
 
     def __init__(
-        self, run: Callable[..., Outputs], before: Callable[[], object] = lambda: None, *, fall_back: bool
+        self,
+        differentiate: Callable[..., Gradients],
+        finish: Callable[..., None],
+        changed: Callable[[], list[Tensor]],
+        *,
+        fall_back: bool,
     ) -> None:
-        self.run, self.before, self.fall_back = run, before, fall_back
+        self.differentiate, self.finish, self.changed, self.fall_back = differentiate, finish, changed, fall_back
         self.trouble = ""  # why there are no graphs, in one line
-        self.captured: dict[tuple[torch.Size, ...], Captured[Outputs]] = {}
+        self.captured: dict[tuple[torch.Size, ...], Captured[Gradients] | None] = {}
 
-    def __call__(self, *inputs: Tensor) -> Outputs:
-        """As the function; the next call may write over what this returns."""
-        shapes = tuple(part.shape for part in inputs)
-        if shapes in self.captured:
-            return self.captured[shapes](*inputs)
-        self.before()
-        known = self.run(*inputs)  # outside what follows: its own fault is not one of a capture
-        if self.trouble:
-            return known
+    def __call__(self, *batch: Tensor) -> None:
+        """Take a step."""
+        shapes = tuple(part.shape for part in batch)
+        graph = self.captured.get(shapes)
+        if graph is not None:
+            graph(*batch)
+            return
+        began = _clones(self.changed()) if shapes in self.captured and not self.trouble else []
+        known = self._as_written(*batch)
+        if not began:
+            self.captured[shapes] = None
+            return
         try:
-            graph = Captured(self.run, inputs, self.before)
-            found = graph(*inputs)
-            if not all(map(agree, found, known)):
-                raise RuntimeError("its first replay gave other numbers")
+            self.captured[shapes] = self._capture(batch, began, known)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             if not self.fall_back:
                 raise NoGraph(reason) from error
             self.trouble = reason
             self.captured.clear()
-            return known
-        self.captured[shapes] = graph
-        return found
+
+    def _as_written(self, *batch: Tensor) -> Gradients:
+        gradients = self.differentiate(*batch)
+        self.finish(*gradients)
+        return gradients
+
+    def _capture(self, batch: Sequence[Tensor], began: Sequence[Tensor], known: Gradients) -> Captured[Gradients]:
+        """A graph that takes a step as it was taken.
+
+        Args:
+            batch: of that step.
+            began: what it began with.
+            known: its loss and gradients.
+
+        Raises:
+            RuntimeError: if there is none.
+        """
+        changed = self.changed()
+        with _kept(changed):
+            _copy(changed, began)
+            graph = Captured(self._as_written, batch, changed)
+            found = graph(*batch)
+            if not all(map(agree, found, known)):
+                raise RuntimeError("its first replay gave other gradients")
+            ended = _clones(changed)
+            _copy(changed, began)
+            self.finish(*found)
+            if not all(map(agree, ended, changed)):
+                raise RuntimeError("its first replay made other weights of the same gradients")
+        return graph
+
+
+@contextmanager
+def _kept(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """After the block they have the values that they had before."""
+    held = _clones(tensors)
+    try:
+        yield
+    finally:
+        _copy(tensors, held)
+
+
+def _clones(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [part.clone() for part in tensors]
+
+
+def _copy(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
 
 
 def agree(found: Tensor | None, known: Tensor | None) -> bool:

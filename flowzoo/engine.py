@@ -1,18 +1,19 @@
-"""How a step comes by its gradients: as the flow is written, compiled, or replayed from a CUDA graph."""
+"""How a step is taken: as the flow is written, compiled, or replayed from a CUDA graph."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from flowzoo import distributed
-from flowzoo.cuda_graph import Graphs, NoGraph, Outputs
+from flowzoo.cuda_graph import Gradients, NoGraph, Steps
+from flowzoo.descent import Descent
 from flowzoo.flow import ConditionalFlow
 
 Name = Literal["auto", "eager", "compile", "graph"]
@@ -23,10 +24,9 @@ class EngineError(RuntimeError):
 
 
 class Engine(Protocol):
-    """Called with the arguments of a flow, it leaves gradients in the parameters and returns the mean NLL.
+    """Called with the arguments of a flow, it takes a step down its mean NLL and its own penalty.
 
-    The gradients are those of the mean NLL and the flow's own penalty, averaged over the processes. ``words`` says what
-    it is, and why it is not what was asked for.
+    Gradients are averaged over the processes. ``words`` says what it is, and why it is not what was asked for.
     """
 
     @property
@@ -34,12 +34,12 @@ class Engine(Protocol):
         """What it is, for the record."""
         ...
 
-    def __call__(self, *batch: Tensor) -> Tensor:
-        """``(N, *event)``, the contexts, and their index if there is one, to the mean NLL, a number."""
+    def __call__(self, *batch: Tensor) -> None:
+        """``(N, *event)``, the contexts, and their index if there is one."""
         ...
 
 
-def choose(name: Name, flow: ConditionalFlow, device: torch.device, batch: int) -> Engine:
+def choose(name: Name, flow: ConditionalFlow, descent: Descent, batch: int) -> Engine:
     """An engine by its name, for steps of so many events.
 
     ``auto`` is ``graph`` on a GPU where that is possible, else ``eager``. What ``compile`` makes of a flow is captured
@@ -49,25 +49,31 @@ def choose(name: Name, flow: ConditionalFlow, device: torch.device, batch: int) 
         EngineError: in one line, if it cannot be had here.
     """
     if name == "eager":
-        return Eager(flow)
-    obstacle = _no_graph(flow, device, batch)
+        return Eager(flow, descent)
+    obstacle = _no_graph(flow, descent.device, batch)
     if name == "compile":
-        return Compiled(flow) if obstacle else Graph(Compiled(flow), fall_back=True)
+        compiled = Compiled(flow, descent)
+        return compiled if obstacle else Graph(compiled, fall_back=True)
     if not obstacle:
-        return Graph(Eager(flow), fall_back=name == "auto")
+        return Graph(Eager(flow, descent), fall_back=name == "auto")
     if name == "graph":
         raise EngineError(f"train.engine: graph cannot be had here ({obstacle}); take eager")
-    return Eager(flow, f"eager ({obstacle})" if device.type == "cuda" else "eager")
+    return Eager(flow, descent, f"eager ({obstacle})" if descent.device.type == "cuda" else "eager")
 
 
 class Eager:
     """One operation after another."""
 
-    def __init__(self, flow: ConditionalFlow, words: str = "eager") -> None:
-        self.flow, self.words, self.score = flow, words, _shared(flow)
+    def __init__(self, flow: ConditionalFlow, descent: Descent, words: str = "eager") -> None:
+        self.flow, self.descent, self.words, self.score = flow, descent, words, _shared(flow)
 
-    def __call__(self, *batch: Tensor) -> Tensor:
+    def __call__(self, *batch: Tensor) -> None:
         """See ``Engine``."""
+        self.descent(self.differentiate(*batch))
+
+    def differentiate(self, *batch: Tensor) -> Tensor:
+        """Leave gradients in the parameters; the mean NLL."""
+        self.descent.optimizer.zero_grad(set_to_none=True)
         loss = -self.score(*batch).mean()
         penalty = self.flow.regularization()
         (loss if penalty is None else loss + penalty).backward()
@@ -81,8 +87,8 @@ class Compiled(Eager):
         EngineError: if torch cannot compile here, at once or then.
     """
 
-    def __init__(self, flow: ConditionalFlow) -> None:
-        super().__init__(flow, "compile")
+    def __init__(self, flow: ConditionalFlow, descent: Descent) -> None:
+        super().__init__(flow, descent, "compile")
         # All flows share one `forward`, and torch compiles one function for so many modules only: forget the others.
         torch.compiler.reset()
         try:
@@ -90,10 +96,10 @@ class Compiled(Eager):
         except RuntimeError as error:  # a Python or a system for which there is no compiler at all
             raise EngineError(_no_compile(error)) from error
 
-    def __call__(self, *batch: Tensor) -> Tensor:
-        """See ``Engine``."""
+    def differentiate(self, *batch: Tensor) -> Tensor:
+        """As of ``Eager``."""
         try:
-            return super().__call__(*batch)
+            return super().differentiate(*batch)
         except Exception as error:
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise EngineError(_no_compile(error)) from error
@@ -101,7 +107,7 @@ class Compiled(Eager):
 
 
 class Graph:
-    """Forward and backward pass captured once as a CUDA graph for each shape of the batch, and replayed: one launch.
+    """A whole step captured once as a CUDA graph for each shape of the batch, and replayed: one launch.
 
     Args:
         engine: what is captured, of a flow on a GPU. Its parameters stay the tensors that they are.
@@ -113,45 +119,40 @@ class Graph:
 
     def __init__(self, engine: Eager, fall_back: bool) -> None:
         self.engine = engine
-        self.parameters = [p for p in engine.flow.parameters() if p.requires_grad]
-        # Without gradients before it a pass writes them, and adds to none.
         # Functions, not methods of this: a graph holds the memory of a step, and shall go when this goes.
-        self.graphs = Graphs(
-            partial(_pass, engine, self.parameters), partial(_forget, self.parameters), fall_back=fall_back
+        self.steps = Steps(
+            partial(_differentiate, engine), partial(_finish, engine), engine.descent.changed, fall_back=fall_back
         )
 
     @property
     def words(self) -> str:
         """See ``Engine``."""
-        return words_of(self.graphs, self.engine.words)
+        return words_of(self.steps, self.engine.words)
 
-    def __call__(self, *batch: Tensor) -> Tensor:
+    def __call__(self, *batch: Tensor) -> None:
         """See ``Engine``."""
         try:
-            seen, *gradients = self.graphs(*batch)
+            self.steps(*batch)
         except NoGraph as error:
             raise EngineError(
                 f"train.engine: graph cannot be had here (the capture failed: {error}); take eager"
             ) from error
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        assert seen is not None
-        return seen.clone()
 
 
-def _pass(engine: Eager, parameters: Sequence[nn.Parameter], *batch: Tensor) -> Outputs:
-    return engine(*batch), *(parameter.grad for parameter in parameters)
+def _differentiate(engine: Eager, *batch: Tensor) -> Gradients:
+    return engine.differentiate(*batch), *(parameter.grad for parameter in engine.descent.parameters)
 
 
-def _forget(parameters: Sequence[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
+def _finish(engine: Eager, seen: Tensor, *gradients: Tensor | None) -> None:
+    for parameter, gradient in zip(engine.descent.parameters, gradients, strict=True):
+        parameter.grad = gradient
+    engine.descent(seen)
 
 
-def words_of(graphs: Graphs, written: str) -> str:
+def words_of(steps: Steps, written: str) -> str:
     """What is done where there should be graphs: of what is written so, or that itself and why."""
-    if graphs.trouble:
-        return f"{written} (the capture failed: {graphs.trouble})"
+    if steps.trouble:
+        return f"{written} (the capture failed: {steps.trouble})"
     return "graph" if written == "eager" else f"{written}, graph"
 
 

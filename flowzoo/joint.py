@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from flowzoo.cuda_graph import Graphs, Outputs
+from flowzoo.cuda_graph import Gradients, Steps
 from flowzoo.engine import Graph, words_of
 from flowzoo.flow import ConditionalFlow
 from flowzoo.stepper import Stepper
@@ -61,7 +61,11 @@ class Joint:
         self.own = {name: torch.stack([own[name] for own in buffers]) for name in buffers[0] if name not in equal}
         self.trained = [name for name, weight in self.stacked.items() if weight.requires_grad]
         engine = steppers[0].engine
-        self.graphs = Graphs(self._pass, fall_back=engine.graphs.fall_back) if isinstance(engine, Graph) else None
+        self.graphs = (
+            Steps(self._differentiate, self._finish, self._changed, fall_back=engine.steps.fall_back)
+            if isinstance(engine, Graph)
+            else None
+        )
 
     @property
     def words(self) -> str:
@@ -72,23 +76,22 @@ class Joint:
         """Take one step of each.
 
         Raises:
-            NotTogether: if the flow has an operation that vmap cannot do, or all at once do not fit into the memory;
-                then nobody has taken the step.
+            NotTogether: if the flow has an operation that vmap cannot do, or all at once do not fit into the memory.
         """
         batches = [stepper.take() for stepper in self.steppers]
         stacked = [torch.stack(parts) for parts in zip(*batches, strict=True)]
         try:
             # Only once: it changes what all threads of the process do with warnings.
             with nullcontext() if self.tried else _slow_is_an_error():
-                seen, *gradients = (self.graphs or self._pass)(*stacked)
+                if self.graphs is None:
+                    self._finish(*self._differentiate(*stacked))
+                else:
+                    self.graphs(*stacked)
         except Exception as error:
             raise NotTogether(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
         self.tried = True
-        assert seen is not None
-        for i, (stepper, weights) in enumerate(zip(self.steppers, self.parts, strict=True)):
-            for name, gradient in zip(self.trained, gradients, strict=True):
-                weights[name].grad = None if gradient is None else gradient[i]
-            stepper.update(seen[i])
+        for stepper in self.steppers:
+            stepper.count += 1
 
     def release(self) -> None:
         """Give each flow tensors of its own, and the device the memory of a step."""
@@ -97,13 +100,23 @@ class Joint:
             for weight in weights.values():
                 weight.data = weight.data.clone()
 
-    def _pass(self, *batch: Tensor) -> Outputs:
+    def _differentiate(self, *batch: Tensor) -> Gradients:
         """The mean NLL of each, and all gradients, of batches side by side."""
         totals, seen = vmap(self._losses)(self.stacked, self.own, *batch)
         weights = [self.stacked[name] for name in self.trained]
         gradients = torch.autograd.grad(totals.sum(), weights, allow_unused=True)
         # In the memory layout of the weights: a fused optimiser pairs the two by place, not by index.
         return seen.detach(), *(None if gradient is None else gradient.contiguous() for gradient in gradients)
+
+    def _finish(self, seen: Tensor | None, *gradients: Tensor | None) -> None:
+        assert seen is not None
+        for i, (stepper, weights) in enumerate(zip(self.steppers, self.parts, strict=True)):
+            for name, gradient in zip(self.trained, gradients, strict=True):
+                weights[name].grad = None if gradient is None else gradient[i]
+            stepper.descent(seen[i])
+
+    def _changed(self) -> list[Tensor]:
+        return [tensor for stepper in self.steppers for tensor in stepper.descent.changed()]
 
     def _losses(self, weights: dict[str, Tensor], own: dict[str, Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
         found: tuple[Tensor, Tensor] = functional_call(self.loss, {**weights, **own, **self.common}, batch)

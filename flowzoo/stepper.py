@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowzoo import distributed
 from flowzoo.data import Split
+from flowzoo.descent import Descent
 from flowzoo.distributed import DistributedError
 from flowzoo.engine import choose
 from flowzoo.flow import ConditionalFlow
-from flowzoo.radam import RAdam
 from flowzoo.seeding import generator
 from flowzoo.train_config import FitConfig
 
 
 class Stepper:
-    """An optimiser on batches by index, with its own order of the events and its own noise.
+    """Takes steps of a flow on batches by index, with its own order of the events and its own noise.
 
     An epoch is a permutation of the training events cut into batches of equal size; the remainder waits for another
     epoch. Of a balanced split an event is a random one of a random group: a weight on the loss would leave the small
-    groups to a few heavy events. Losses are summed, and the first non-finite one is remembered, on the device.
+    groups to a few heavy events.
 
     Of several processes (``flowzoo.distributed``) each draws the whole batch with its noise and takes its own part of
     it, so that together they take the steps that one process would, up to rounding.
@@ -42,10 +39,9 @@ class Stepper:
     """
 
     def __init__(self, flow: ConditionalFlow, split: Split, config: FitConfig, seed: int) -> None:
-        self.flow, self.split, self.clip, self.ema = flow, split, config.clip, config.ema
+        self.flow, self.split = flow, split
         self.device = split.x.device
-        self.parameters = [p for p in flow.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(self.parameters, config)
+        self.descent = Descent([p for p in flow.parameters() if p.requires_grad], config)
         self.context_noise, self.context_dropout = config.noise_levels[0], config.context_dropout
         self.order = generator(seed, "order", device=self.device)
         self.noise = generator(seed, "noise", device=self.device)
@@ -58,22 +54,17 @@ class Stepper:
                 f"{len(split)} training events; it is {config.batch_size}"
             )
         self.own = distributed.share_of(self.batch_size)
-        self.engine = choose(config.engine, flow, self.device, self.batch_size)
-        self.averages = [w.clone() for w in self.weights] if self.ema else []
-        self.rate = config.lr
-        self.count = 0
+        self.engine = choose(config.engine, flow, self.descent, self.batch_size)
+        self.count = 0  # of steps taken, on the host
         self.epoch_start = self.order.get_state()
         self.permutation: Tensor | None = None
         self.shared = self._shared_contexts()
         self.rows_of_group = _RowsOfGroup(split.groups) if split.balanced else None
-        self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def step(self) -> None:
         """Take one step."""
-        batch = self.take()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.update(self.engine(*batch))
+        self.engine(*self.take())
+        self.count += 1
 
     def take(self) -> tuple[Tensor, ...]:
         """The arguments of the flow for the next step: events and contexts, and the index of these if it has one."""
@@ -84,83 +75,19 @@ class Stepper:
         x = self.split.events(rows, self.noise)
         return x[self.own], self._blurred(self.shared.contexts), self.shared.index[rows][self.own]
 
-    def update(self, seen: Tensor) -> None:
-        """Change the weights by the gradients that they have; ``seen`` is the loss."""
-        if self.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optimizer.step()
-        self.count += 1
-        if self.ema:
-            # The average forgets its start at first: after n steps it reaches back over about n/9.
-            decay = min(self.ema, (1 + self.count) / (10 + self.count))
-            torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
-        bad = (self.first_bad < 0) & ~torch.isfinite(seen)
-        self.first_bad = torch.where(bad, self.count, self.first_bad)
-        self.loss_sum += seen
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Inside the block the flow has the averaged weights; without an average its own."""
-        if not self.ema:
-            yield
-            return
-        own = [w.clone() for w in self.weights]
-        torch._foreach_copy_(self.weights, self.averages)
-        try:
-            yield
-        finally:
-            torch._foreach_copy_(self.weights, own)
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """The parameters without their gradients, for in-place arithmetic; a flow may have given one another tensor."""
-        return [p.detach() for p in self.parameters]
-
-    def restart_average(self) -> None:
-        """Begin the average at the present weights, after a data-dependent initialisation."""
-        if self.ema:
-            torch._foreach_copy_(self.averages, self.weights)
-
-    def set_rate(self, rate: float) -> None:
-        """Change the learning rate."""
-        self.rate = rate
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-    def take_loss(self) -> float:
-        """The sum of the losses since the last call; waits for the device."""
-        total = float(self.loss_sum)
-        self.loss_sum.zero_()
-        return total
-
-    def pool(self) -> None:
-        """Make the sum of the losses and the first bad step those of all processes; all must call it."""
-        never = torch.iinfo(torch.long).max
-        first_bad = torch.where(self.first_bad < 0, never, self.first_bad)
-        distributed.take_least(first_bad)
-        self.first_bad = torch.where(first_bad == never, -1, first_bad)
-        distributed.take_mean(self.loss_sum)
-
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the next steps depend on, the flow's weights apart."""
-        held = {
+        return {
             "epoch_start": self.epoch_start,
             "order": self.order.get_state(),
             "noise": self.noise.get_state(),
-            "count": torch.tensor(self.count),
-            "first_bad": self.first_bad,
-            "loss_sum": self.loss_sum,
+            **self.descent.tensors(),
         }
-        held |= {f"average.{i}": average for i, average in enumerate(self.averages)}
-        for number, moments in self.optimizer.state_dict()["state"].items():
-            held |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in moments.items()}
-        return held
 
     def restore(self, held: dict[str, Tensor]) -> None:
         """Take up what ``tensors`` gave."""
+        self.descent.restore(held)
         self.count = int(held["count"])
-        self.first_bad = held["first_bad"].to(self.device)
-        self.loss_sum = held["loss_sum"].to(self.device)
         self.noise.set_state(held["noise"])
         self.epoch_start = held["epoch_start"]
         self.order.set_state(held["order"])
@@ -168,19 +95,6 @@ class Stepper:
         if self.count % self.batches and self.rows_of_group is None:
             self.order.set_state(self.epoch_start)
             self.permutation = torch.randperm(len(self.split), generator=self.order, device=self.device)
-        for i, average in enumerate(self.averages):
-            average.copy_(held[f"average.{i}"])
-        moments: dict[int, dict[str, Any]] = {}
-        for key, value in held.items():
-            if key.startswith("optimizer."):
-                _, number, name = key.split(".", 2)
-                weight = self.parameters[int(number)]
-                if value.shape == weight.shape:
-                    # In the memory layout of the parameter: a fused step pairs the two by place, not by index.
-                    value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-                moments.setdefault(int(number), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
     def _shared_contexts(self) -> _SharedContexts | None:
         """Where networks of the context shall see each context once a step, not once for every event that has it."""
@@ -242,10 +156,3 @@ class _RowsOfGroup:
         # In float64: float32 does not reach every row of a large group, and can round up to one past the last.
         along = torch.rand(size, generator=source, device=device, dtype=torch.float64) * self.counts[group]
         return self.rows[self.starts[group] + along.long()]
-
-
-def _optimizer(parameters: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
-    """As the config says; both with weight decay apart from the gradient."""
-    if config.optimizer == "radam":
-        return RAdam(parameters, config.lr, config.weight_decay)
-    return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)

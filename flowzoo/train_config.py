@@ -39,9 +39,9 @@ class FitConfig:
         validation_events: at most this many validation events, a fixed random choice, are scored each time.
         checkpoint_every: steps between checkpoints, when a path is given. Where so many steps take more than a minute
             there is one a minute too (``docs/clusters.md``).
-        engine: ``"auto"``, on a GPU ``"graph"`` where there can be one, and where its first replay gives what the flow
-            gives, else ``"eager"``, and the record says why; ``"eager"``, one operation after another; ``"graph"``,
-            forward and backward pass as one CUDA graph; ``"compile"``, the forward pass of a step compiled by torch:
+        engine: ``"auto"``, on a GPU ``"graph"`` where there can be one, and where it takes the step that the flow
+            takes, else ``"eager"``, and the record says why; ``"eager"``, one operation after another; ``"graph"``,
+            a step as one CUDA graph; ``"compile"``, the forward pass of a step compiled by torch:
             half a minute and more before the first one, a C++ compiler (on a GPU, Triton), and results that differ in
             rounding, worth it from some thousands of steps on (``benchmarks/results/compile_gain.md``).
     """

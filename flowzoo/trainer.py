@@ -146,7 +146,7 @@ class Trainer:
         distributed.agree(str(self.state.step), f"the first one's {self.path}: they need a file system in common")
         if not resumed:
             self._initialize()
-            self.stepper.restart_average()
+            self.stepper.descent.restart_average()
             self._validate()
         state, config = self.state, self.config
         status, reason = "ok", ""
@@ -169,7 +169,7 @@ class Trainer:
                     trouble = self._validate() if state.step > self._validated() else ""
                     status, reason = ("diverged", trouble) if trouble else (status, reason)
                     break
-                self.stepper.set_rate(rate_at(config, state.step, state.seconds, state.shrink))
+                self.stepper.descent.set_rate(rate_at(config, state.step, state.seconds, state.shrink))
                 yield
                 state.step += 1
                 if state.step % config.evaluate_every == 0 or state.step == config.steps:
@@ -244,20 +244,20 @@ class Trainer:
         """Score the validation split and keep the best weights; returns what is wrong, or nothing."""
         state, config = self.state, self.config
         if state.step:
-            self.stepper.pool()
-            bad = int(self.stepper.first_bad)
+            self.stepper.descent.pool()
+            bad = int(self.stepper.descent.first_bad)
             if bad >= 0:
                 return f"the loss was not finite at step {bad}"
-        with self.stepper.averaged():
+        with self.stepper.descent.averaged():
             nll = self._score()
             finite = math.isfinite(nll)
             better = (finite and nll < state.best) or not self.best_weights
             if better:
                 self.best_weights = weights_of(self.flow)
         since = state.step - self._validated()
-        train_nll = self.stepper.take_loss() / since if since else nll
+        train_nll = self.stepper.descent.take_loss() / since if since else nll
         if finite:
-            row = {"step": state.step, "train_nll": train_nll, "validation_nll": nll, "lr": self.stepper.rate}
+            row = {"step": state.step, "train_nll": train_nll, "validation_nll": nll, "lr": self.stepper.descent.rate}
             state.history.append(row)
         if better:
             # Infinite at the start: the first finite validation is better.
@@ -281,7 +281,7 @@ class Trainer:
     def _save(self) -> None:
         if self.path is None:
             return
-        self.stepper.pool()
+        self.stepper.descent.pool()
         if distributed.world().rank:
             return
         began = time.monotonic()

@@ -59,6 +59,11 @@ def steppers(name, gpu, count=1, **options):
     return [Stepper(flow.to(gpu.device), split, config, i) for i, flow in enumerate(flows)]
 
 
+def same_to_the_last_bit(one, other):
+    for p, q in zip(one.descent.changed(), other.descent.changed(), strict=True):
+        torch.testing.assert_close(p.cpu(), q.cpu(), rtol=0, atol=0, equal_nan=True)
+
+
 def refuse(*given):
     raise RuntimeError("no memory\nand more")
 
@@ -128,9 +133,23 @@ def test_steps_of_a_graph_are_those_of_the_flow(name, gpu, with_graphs):
         assert made.engine.words.startswith("eager (the capture failed: ")
     else:
         assert made.engine.words == "graph"
-    for p, q in zip(plain.parameters, made.parameters, strict=True):
-        assert torch.equal(p, q)
-    assert torch.equal(plain.loss_sum, made.loss_sum)
+    same_to_the_last_bit(plain, made)
+
+
+def test_whole_step_is_in_the_graph(gpu, with_graphs):
+    """Schedule, clip, rectified and plain steps, decay, average, and the first loss that is not finite."""
+    options = {"optimizer": "radam", "weight_decay": 0.1, "clip": 0.5, "ema": 0.5}
+    (plain,), (made,) = (steppers("maf", gpu, engine=each, **options) for each in ("eager", "auto"))
+    for i in range(12):
+        if i == 9:
+            plain.split.x.fill_(float("nan"))
+            made.split.x.fill_(float("nan"))
+        for one in (plain, made):
+            one.descent.set_rate(0.01 / (1 + i))
+            one.step()
+        same_to_the_last_bit(plain, made)
+    assert int(made.descent.first_bad) == 10
+    assert made.engine.words == "graph"
 
 
 @pytest.mark.parametrize("name", ["maf", "nsf", "sospf", "galacticflow", "cglow"])
@@ -141,9 +160,21 @@ def test_joint_steps_of_a_graph_are_those_of_the_flows(name, gpu, with_graphs):
         made.step()
     assert (plain.words, made.words, len(with_graphs)) == ("eager", "graph", 1)
     for one, other in zip(plain.steppers, made.steppers, strict=True):
-        for p, q in zip(one.parameters, other.parameters, strict=True):
-            assert torch.equal(p, q)
-        assert torch.equal(one.loss_sum, other.loss_sum)
+        same_to_the_last_bit(one, other)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "radam"])
+def test_little_of_a_step_is_outside_of_its_graph(optimizer, gpu, with_graphs):
+    (alone,) = steppers("maf", gpu, optimizer=optimizer)
+    joint = Joint(steppers("maf", gpu, 5, optimizer=optimizer))
+    launches = []
+    for one in (alone, joint):
+        for _ in range(3):
+            gpu.launches = 0
+            one.step()
+        launches.append(gpu.launches)
+    # Three that gather each batch, two that put five together, two that copy it to where the graph reads it.
+    assert launches == [5, 19]
 
 
 def test_joint_steps_go_on_without_a_graph_and_say_why(gpu, with_graphs, monkeypatch):
@@ -153,8 +184,9 @@ def test_joint_steps_go_on_without_a_graph_and_say_why(gpu, with_graphs, monkeyp
         plain.step()
         made.step()
     assert made.words == "eager (the capture failed: no memory)"
-    assert torch.equal(plain.steppers[1].loss_sum, made.steppers[1].loss_sum)
+    assert torch.equal(plain.steppers[1].descent.loss_sum, made.steppers[1].descent.loss_sum)
     asked = Joint(steppers("maf", gpu, 2, engine="graph"))
+    asked.step()
     with pytest.raises(NotTogether, match=r"^NoGraph: no memory$"):
         asked.step()
 
@@ -181,16 +213,41 @@ def test_memory_of_a_step_is_free_after_the_training(train, gpu, with_graphs):
     assert all(p.grad is None for p in flow.parameters())
 
 
-def test_graph_that_gives_other_numbers_is_not_believed(gpu, with_graphs):
-    (stepper,) = steppers("maf", gpu)
-    forward, calls = stepper.flow.forward, []
-    stepper.flow.forward = lambda *batch: forward(*batch) * (calls.append(1) or len(calls))
-    stepper.step()
-    assert stepper.engine.words == "eager (the capture failed: its first replay gave other numbers)"
-    (stepper,) = steppers("maf", gpu, engine="graph")
-    stepper.flow.forward = lambda *batch: forward(*batch) * (calls.append(1) or len(calls))
-    with pytest.raises(EngineError, match=r"its first replay gave other numbers\); take eager$"):
-        stepper.step()
+@pytest.mark.parametrize(
+    ("of", "what"),
+    [("flow", "gave other gradients"), ("descent", "made other weights of the same gradients")],
+)
+def test_graph_that_does_other_things_is_not_believed(of, what, gpu, with_graphs):
+    """As with what a function has from the host anew each time: a replay has what the capture had."""
+
+    def stepper_that_counts(**options):
+        (stepper,) = steppers("maf", gpu, **options)
+        calls = []
+        if of == "flow":
+            forward = stepper.flow.forward
+            stepper.flow.forward = lambda *batch: forward(*batch) * (calls.append(1) or len(calls))
+        else:
+            step = stepper.descent.optimizer.step
+
+            def more_of_it():
+                step()
+                calls.append(1)
+                torch._foreach_add_(stepper.descent.weights, 0.1 * len(calls))
+
+            stepper.descent.optimizer.step = more_of_it
+        return stepper
+
+    plain, made = stepper_that_counts(engine="eager"), stepper_that_counts()
+    plain.step()
+    made.step()
+    plain.step()
+    made.step()
+    assert made.engine.words == f"eager (the capture failed: its first replay {what})"
+    same_to_the_last_bit(plain, made)  # the step was taken once
+    asked = stepper_that_counts(engine="graph")
+    asked.step()
+    with pytest.raises(EngineError, match=rf"its first replay {what}\); take eager$"):
+        asked.step()
 
 
 @pytest.mark.parametrize("asked", ["auto", "graph"])

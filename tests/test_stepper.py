@@ -109,7 +109,7 @@ def test_average_is_that_of_the_weights_with_a_start_that_fades():
         made.step()
         decay = min(0.5, (1 + n) / (10 + n))
         average = decay * average + (1 - decay) * made.flow.mu.detach()
-    torch.testing.assert_close(made.averages[0], average)
+    torch.testing.assert_close(made.descent.averages[0], average)
 
 
 def test_average_of_no_decay_is_the_weights_bit_for_bit():
@@ -117,7 +117,7 @@ def test_average_of_no_decay_is_the_weights_bit_for_bit():
     for _ in range(5):
         made.step()
         own = made.flow.mu.detach().clone()
-        with made.averaged():
+        with made.descent.averaged():
             assert torch.equal(made.flow.mu, own)
         assert torch.equal(made.flow.mu, own)
 
@@ -126,11 +126,11 @@ def test_average_is_lent_to_the_flow_and_given_back():
     made = stepper()
     for _ in range(5):
         made.step()
-    own, average = made.flow.mu.detach().clone(), made.averages[0].clone()
+    own, average = made.flow.mu.detach().clone(), made.descent.averages[0].clone()
     seen = []
 
     def interrupted():
-        with made.averaged():
+        with made.descent.averaged():
             seen.append(made.flow.mu.detach().clone())
             raise KeyError
 
@@ -146,19 +146,19 @@ def test_losses_are_summed_and_taken_once():
     made.step()
     rows = made.flow.seen[-1].long()
     expected = -made.flow(splits().data.x[rows], rows[:, None].float()).mean()
-    assert made.take_loss() == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert made.take_loss() == 0.0
+    assert made.descent.take_loss() == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert made.descent.take_loss() == 0.0
 
 
 def test_first_loss_that_is_not_finite_is_remembered_with_its_step():
     made = stepper()
     for _ in range(3):
         made.step()
-    assert int(made.first_bad) == -1
+    assert int(made.descent.first_bad) == -1
     made.split.x.fill_(float("nan"))
     for _ in range(3):
         made.step()
-    assert int(made.first_bad) == 4
+    assert int(made.descent.first_bad) == 4
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 4, 5, 11])
@@ -182,7 +182,7 @@ def test_state_taken_up_by_a_fresh_stepper_goes_on_bit_for_bit(steps):
         second.step()
     for (name, found), expected in zip(second.tensors().items(), undisturbed.tensors().values(), strict=True):
         assert torch.equal(found, expected), name
-    for found, expected in zip(second.weights, undisturbed.weights, strict=True):
+    for found, expected in zip(second.descent.weights, undisturbed.descent.weights, strict=True):
         assert torch.equal(found, expected)
 
 
@@ -219,9 +219,9 @@ def test_step_on_integer_data_waits_for_nothing(name):
     made = on_digits(name, "cpu")
     with NoHostSync():
         made.step()
-        made.set_rate(1e-4)
+        made.descent.set_rate(1e-4)
         made.step()
-    assert int(made.first_bad) == -1
+    assert int(made.descent.first_bad) == -1
 
 
 def test_step_on_augmented_data_waits_for_nothing():
@@ -237,7 +237,7 @@ def test_step_on_augmented_data_waits_for_nothing():
 def test_the_watch_over_steps_sees_a_wait():
     made = on_digits("maf", "cpu")
     with pytest.raises(AssertionError, match="for which a GPU's host has to wait"), NoHostSync():
-        made.take_loss()
+        made.descent.take_loss()
 
 
 @pytest.mark.gpu
@@ -253,7 +253,7 @@ def test_step_on_a_gpu_synchronises_with_nothing(name):
             made.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert int(made.first_bad) == -1
+    assert int(made.descent.first_bad) == -1
 
 
 def test_balanced_split_shows_every_group_equally_often_and_every_event_of_it():

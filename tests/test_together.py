@@ -76,8 +76,8 @@ def test_gradients_are_those_of_each_alone_up_to_rounding(splits: Splits) -> Non
         stepper.step()
     Joint(joint).step()
     for one, other in zip(steppers, joint, strict=True):
-        torch.testing.assert_close(other.loss_sum, one.loss_sum, rtol=1e-5, atol=1e-5)
-        for p, q in zip(one.parameters, other.parameters, strict=True):
+        torch.testing.assert_close(other.descent.loss_sum, one.descent.loss_sum, rtol=1e-5, atol=1e-5)
+        for p, q in zip(one.descent.parameters, other.descent.parameters, strict=True):
             assert p.grad is not None
             torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5 * float(p.grad.abs().max()))
 
@@ -222,5 +222,5 @@ def test_steps_of_a_graph_are_those_of_the_flows(splits: Splits, name: str) -> N
             made[engine].step()
     assert made["auto"].words == "graph"
     for one, other in zip(made["eager"].steppers, made["auto"].steppers, strict=True):
-        for p, q in zip(one.parameters, other.parameters, strict=True):
+        for p, q in zip(one.descent.parameters, other.descent.parameters, strict=True):
             torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-5)

@@ -19,6 +19,7 @@ from flowzoo import FitConfig, build, fit, load, progress, trainer
 from flowzoo.checkpoint import CheckpointError, load_tensors
 from flowzoo.config import ConfigError, make
 from flowzoo.data import Data, Levels, Splits, configure
+from flowzoo.descent import Descent
 from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
@@ -567,13 +568,13 @@ def test_data_dependent_initialisation_is_where_the_average_starts(steps):
 @pytest.fixture
 def rates(monkeypatch):
     seen = []
-    set_rate = Stepper.set_rate
+    set_rate = Descent.set_rate
 
     def noted(self, rate):
         seen.append(rate)
         set_rate(self, rate)
 
-    monkeypatch.setattr(Stepper, "set_rate", noted)
+    monkeypatch.setattr(Descent, "set_rate", noted)
     return seen
 
 
@@ -821,7 +822,7 @@ def test_validation_that_is_not_finite_is_not_told(data, monkeypatch):
         step(self)
         if self.count == 5:
             with torch.no_grad():
-                self.averages[0].fill_(math.nan)
+                self.descent.averages[0].fill_(math.nan)
 
     monkeypatch.setattr(Stepper, "step", poisoned)
     told = []

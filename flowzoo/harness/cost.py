@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -88,8 +89,8 @@ def estimate(cell: Cell) -> Cost:
     vars(flow)["prepares"] = lambda batch: recomputes
     with cpu_threads(cell.bench.threads):
         batch = stepper.take()
-        trained = sum(p.nbytes for p in stepper.parameters)
-        memory = held + (PER_PARAMETER - 1 + bool(stepper.ema)) * trained
+        trained = sum(p.nbytes for p in stepper.descent.parameters)
+        memory = held + (PER_PARAMETER - 1 + bool(stepper.descent.ema)) * trained
         kept = _kept_of_whole(flow, batch, whole)
         limit = None if free is None else free / MARGIN
 
@@ -169,16 +170,11 @@ def _step_seconds(
     stepper: Stepper, batch: tuple[Tensor, ...], whole: int, allowed: Callable[[int], bool]
 ) -> tuple[int, float]:
     """How many events were timed at most, and the seconds of a whole step by that."""
-    engine = Eager(stepper.flow)  # a part is not worth a compilation or a graph
-
-    def small(events: int) -> None:
-        stepper.optimizer.zero_grad(set_to_none=True)
-        stepper.update(engine(*_part(batch, events)))
-
+    engine = Eager(stepper.flow, stepper.descent)  # a part is not worth a compilation or a graph
     points: list[tuple[int, float]] = []
     events = min(FIRST, whole)
     while events < whole:
-        seconds = _seconds(stepper, lambda n=events: small(n))  # type: ignore[misc]
+        seconds = _seconds(stepper, partial(engine, *_part(batch, events)))
         points.append((events, seconds))
         if seconds * whole / events <= LONG and allowed(whole):
             break
@@ -196,7 +192,7 @@ def _seconds(stepper: Stepper, step: Callable[[], None]) -> float:
         started = time.perf_counter()
         for _ in range(times):
             step()
-        float(stepper.loss_sum)  # waits for the device
+        float(stepper.descent.loss_sum)  # waits for the device
         return (time.perf_counter() - started) / times
 
     first = timed(1)

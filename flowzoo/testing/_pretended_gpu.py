@@ -56,11 +56,13 @@ class PretendedGPU:
     Args:
         device: of tensors and generators.
         waits: the operations for which a GPU's host would have waited, in their order; may be cleared.
+        launches: how many operations the host asked it for, those of a replayed graph not among them; may be set.
     """
 
     def __init__(self) -> None:
         self.device = torch.device("privateuseone", 0)  # torch's name of it until there is another
         self.waits: list[str] = []
+        self.launches = 0
         self.recording: Recording | None = None
 
     @contextmanager
@@ -189,8 +191,10 @@ def _do(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _wait(f"aten::{name}")
     held_args, held_kwargs = pytree.tree_unflatten([_held(part) for part in leaves], structure)
     out = func(*held_args, **held_kwargs)
-    if _gpu.recording is not None and remote:
+    if remote and _gpu.recording is not None:
         _gpu.recording.add(func, held_args, held_kwargs, out)
+    elif remote and not func.is_view and "empty" not in name:  # these calculate nothing
+        _gpu.launches += 1
     if not remote:
         return out
     own = {id(t.held): t for t in tensors if isinstance(t, Remote)}

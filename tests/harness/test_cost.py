@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowzoo import build
 from flowzoo.cli.training import _show_plan
+from flowzoo.descent import Descent
 from flowzoo.engine import Eager
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.cost import TIMED_STEPS, Cost, TooLarge, estimate
@@ -109,7 +110,7 @@ def test_part_of_a_batch_is_recomputed_where_the_whole_is(plan: Plan, monkeypatc
 def test_parameters_beyond_the_memory_are_refused_before_they_are_made_if_they_can_be_counted(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, model: str, built: bool
 ) -> None:
-    cell, builds, steps = plan([model])[0], list[Cell](), list[Stepper]()
+    cell, builds, steps = plan([model])[0], list[Cell](), list[Descent]()
     needed = 16 * estimate(cell).parameters
     real = Cell.build
 
@@ -119,7 +120,7 @@ def test_parameters_beyond_the_memory_are_refused_before_they_are_made_if_they_c
 
     monkeypatch.setattr("flowzoo.harness.cost.free_memory", lambda device: needed - 1)
     monkeypatch.setattr(Cell, "build", build_and_note)
-    monkeypatch.setattr(Stepper, "update", lambda self, seen: steps.append(self))
+    monkeypatch.setattr(Descent, "__call__", lambda self, seen: steps.append(self))
     with pytest.raises(TooLarge, match=r"parameters take .* GB with gradients and moments, and .* GB are free here"):
         estimate(cell)
     assert bool(builds) == built

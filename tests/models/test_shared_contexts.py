@@ -151,8 +151,8 @@ def test_step_of_training_is_that_of_repeated_contexts() -> None:
     for _ in range(3):
         shared.step()
         repeated.step()
-    torch.testing.assert_close(shared.loss_sum, repeated.loss_sum, rtol=1e-5, atol=0.0)
-    for one, other in zip(shared.weights, repeated.weights, strict=True):
+    torch.testing.assert_close(shared.descent.loss_sum, repeated.descent.loss_sum, rtol=1e-5, atol=0.0)
+    for one, other in zip(shared.descent.weights, repeated.descent.weights, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
@@ -167,4 +167,4 @@ def test_steps_of_several_flows_at_once_share_contexts_too() -> None:
             stepper.step()
     for one, other in zip(alone, steppers, strict=True):
         assert one.shared is not None
-        torch.testing.assert_close(one.loss_sum, other.loss_sum, rtol=1e-5, atol=0.0)
+        torch.testing.assert_close(one.descent.loss_sum, other.descent.loss_sum, rtol=1e-5, atol=0.0)
