@@ -8,6 +8,7 @@ ends. Files are written atomically, so the last checkpoint is in place at any mo
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -76,6 +77,11 @@ def heeded() -> Iterator[None]:
         watcher.join()
         ours.close()
         _overdue.clear()
+
+
+def ignore_at_exit() -> None:
+    """Have SIGTERM change nothing of the status of a process whose work is done, while Python takes itself down."""
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

@@ -173,6 +173,23 @@ def test_process_that_is_stuck_in_a_library_ends_within_five_seconds() -> None:
     assert seconds < 5
 
 
+def test_signal_after_the_work_does_not_make_a_failure_of_it() -> None:
+    # What is registered first is done last: as if all that Python takes down took a second.
+    script = (
+        "import atexit, sys, time\n"
+        "atexit.register(lambda: (print('leaving', flush=True), time.sleep(1)))\n"
+        "from flowzoo import cli\n"
+        "sys.argv = ['flowzoo', 'models']\n"
+        "cli.main()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "leaving\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+
+
 # -- the commands
 
 OPTIONS = [

@@ -34,6 +34,7 @@ for command in (
 
 def main() -> None:
     """Entry point: what a user did wrong is one line on stderr and exit status 2, not a traceback."""
+    preempt.ignore_at_exit()
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
