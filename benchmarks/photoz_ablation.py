@@ -16,7 +16,7 @@ import flowzoo
 from flowzoo.bijectors import Columns, Standardize, Whiten
 from flowzoo.data import configure
 from flowzoo.seeding import generator
-from flowzoo.train import mean_nll
+from flowzoo.validation import mean_nll
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from flowzoo.flow import ConditionalFlow
 from flowzoo.joint import Joint, NotTogether
 from flowzoo.progress import bar
 from flowzoo.train_config import FitConfig
-from flowzoo.trainer import FitResult, Trainer, mean_nll, weights_of
+from flowzoo.trainer import FitResult, Trainer, weights_of
 
-__all__ = ["FitConfig", "FitResult", "NotTogether", "fit", "fit_together", "level_path", "mean_nll"]
+__all__ = ["FitConfig", "FitResult", "NotTogether", "fit", "fit_together", "level_path"]
 
 
 def fit(

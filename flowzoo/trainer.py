@@ -15,12 +15,13 @@ from torch import Tensor
 from flowzoo import config as configs
 from flowzoo import distributed, preempt
 from flowzoo.checkpoint import CheckpointError, load_tensors, save_tensors
-from flowzoo.data import Split, Splits
+from flowzoo.data import Splits
 from flowzoo.flow import ConditionalFlow
 from flowzoo.progress import bar
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
 from flowzoo.train_config import FitConfig, rate_at
+from flowzoo.validation import Validation
 
 # No options: they do not change a result, and an option is a part of what a finished run is recognised by.
 SAVE_AFTER = 60.0  # seconds since the last checkpoint, after which there is another, whatever the step
@@ -68,23 +69,6 @@ class Progress:
     together: int = 1
 
 
-def mean_nll(
-    flow: ConditionalFlow,
-    x: Tensor,
-    context: Tensor,
-    index: Tensor | None = None,
-    weights: Tensor | None = None,
-) -> float:
-    """Mean negative log-likelihood in nats, without gradient, in eval mode; as ``log_prob``, with weights of mean 1."""
-    was_training = flow.training
-    flow.eval()
-    with torch.no_grad():
-        scores = flow(x, context, index).double()
-        value = float(-(scores if weights is None else weights * scores).mean())
-    flow.train(was_training)
-    return value
-
-
 def weights_of(flow: ConditionalFlow) -> dict[str, Tensor]:
     """A copy of all that a flow has learnt."""
     return {name: value.detach().clone() for name, value in flow.state_dict().items()}
@@ -106,15 +90,7 @@ class Trainer:
         self.flow, self.splits, self.config, self.seed, self.path = flow, splits, config, seed, path
         self.on_validation, self.first_step = on_validation, first_step
         self.state = Progress()
-        x, index, weights = _subset(splits.validation, config.validation_events, seed)
-        # Every process scores a part: else the more of them there are, the larger a share of the time this takes.
-        own = distributed.share_of(len(x))
-        used, index = torch.unique(index, return_inverse=True)
-        self.validation = (
-            *(x[own], splits.validation.contexts[used], index[own]),
-            None if weights is None else weights[own],
-        )
-        self.share = len(x[own]) / len(x)
+        self.validation = Validation(splits.validation, config.validation_events, seed)
         self.best_weights: dict[str, Tensor] = {}
         self.together = 1  # how many share the time that passes
         self.saved, self.saving = 0.0, 0.0  # when the last checkpoint was there, and how long it took to write
@@ -139,7 +115,7 @@ class Trainer:
         distributed.agree(str(self._identity()), "the same options and data as the first")
         if not any(p.requires_grad for p in self.flow.parameters()):
             self._initialize()
-            nll = self._score()
+            nll = self.validation.nll(self.flow)
             return FitResult("ok", "closed form: nothing to train", 0, 0.0, 0, nll, [])
         self.stepper = Stepper(self.flow, self.splits.train, self.config, self.seed)
         resumed = self._resume()
@@ -249,7 +225,7 @@ class Trainer:
             if bad >= 0:
                 return f"the loss was not finite at step {bad}"
         with self.stepper.descent.averaged():
-            nll = self._score()
+            nll = self.validation.nll(self.flow)
             finite = math.isfinite(nll)
             better = (finite and nll < state.best) or not self.best_weights
             if better:
@@ -269,10 +245,6 @@ class Trainer:
         if finite and self.on_validation is not None:
             self.on_validation(self.first_step + state.step, nll)
         return "" if finite else f"the validation NLL was {nll} at step {state.step}"
-
-    def _score(self) -> float:
-        """The validation NLL, the same number in all processes."""
-        return distributed.total(self.share * mean_nll(self.flow, *self.validation) if len(self.validation[0]) else 0.0)
 
     def _validated(self) -> int:
         """The step of the last validation."""
@@ -325,21 +297,3 @@ class Trainer:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _subset(split: Split, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The fixed events that validation scores, all or a seeded choice; rows of their contexts, weights of mean 1."""
-    x, index, weights = split.fixed, split.context_index, split.weights
-    if len(x) > count:
-        rows = torch.randperm(len(x), generator=generator(seed, "validation")).to(x.device)
-        if weights is None:
-            rows = rows[:count]
-        else:  # as many of each group: a few heavy events would stand for the small ones
-            _, group, counts = torch.unique(split.groups[rows], return_inverse=True, return_counts=True)
-            order = torch.argsort(group, stable=True)
-            place = torch.arange(len(x), device=x.device) - (counts.cumsum(0) - counts)[group[order]]
-            rows = rows[order][place < max(1, count // len(counts))]
-            _, group, counts = torch.unique(split.groups[rows], return_inverse=True, return_counts=True)
-            weights = (len(rows) / len(counts) / counts.double())[group]
-        x, index = x[rows], index[rows]
-    return x, index, weights

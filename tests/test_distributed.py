@@ -24,7 +24,7 @@ from flowzoo.harness.single import fit_one
 from flowzoo.harness.source import open_source, resolve_device
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
-from flowzoo.train import mean_nll
+from flowzoo.validation import mean_nll
 
 PROCESSES = 2
 BAD_STEP = 7

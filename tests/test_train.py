@@ -24,7 +24,7 @@ from flowzoo.flow import ConditionalFlow
 from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
 from flowzoo.train_config import rate_at
-from flowzoo.trainer import _subset, mean_nll
+from flowzoo.validation import _choice, mean_nll
 
 
 def integers(count=60, seed=0):
@@ -771,7 +771,7 @@ def test_validation_of_balanced_groups_takes_as_many_events_of_each():
     data = Data(x=torch.randn(len(groups), 2), groups=groups, balanced=True)
     part = Splits.make(data, fractions=(0.2, 0.6, 0.2)).validation
     assert len(part) > 300
-    x, index, weights = _subset(part, 300, seed=0)
+    x, index, weights = _choice(part, 300, seed=0)
     own = part.groups[[int((part.x == row).all(1).nonzero()[0, 0]) for row in x]]
     assert torch.bincount(own)[own.unique()].tolist() == [min(75, int((part.groups == g).sum())) for g in own.unique()]
     totals = torch.stack([weights[own == g].sum() for g in own.unique()])
