@@ -59,7 +59,7 @@ def _steps(model: str, splits: Splits, width: int, batch: int, watch: Watch, lin
         Stepper(ours(model, splits, {"hidden_features": width}, seed), splits.train, config, seed)
         for seed in (0, *SEEDS)
     ]
-    weights = sum(p.numel() for p in one.parameters)
+    weights = sum(p.numel() for p in one.descent.parameters)
     joint = Joint(five)
     joint.step()
     found = watch.side_by_side({"one": one.step, "five": joint.step})

@@ -34,7 +34,7 @@ class Watch:
         rounds: in each of which every call has its turn.
         least: seconds of a turn at least; a faster call is repeated in it.
         most: seconds of a call at most: a longer one is timed once, and not at larger batches.
-        warm: make a call before any counts, which compiles, or captures a graph.
+        warm: make two calls before any counts: the first may compile, and the second be captured as a graph.
     """
 
     device: torch.device
@@ -65,7 +65,7 @@ class Watch:
         turns: dict[str, tuple[Call, int]] = {}
         for name, call in calls.items():
             try:
-                if self.warm:
+                for _ in range(2 if self.warm else 0):
                     call()
                 first = self.seconds(call)
                 if first > self.most:

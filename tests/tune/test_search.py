@@ -309,7 +309,7 @@ def test_training_that_diverges_fails_whatever_it_reached(problem: Any, monkeypa
         step(self)
         if self.count == 5:
             with torch.no_grad():
-                self.parameters[0].fill_(math.nan)
+                self.descent.parameters[0].fill_(math.nan)
 
     monkeypatch.setattr(Stepper, "step", poisoned)
     tuned = problem(trials=2)
