@@ -72,11 +72,11 @@ def heeded() -> Iterator[None]:
     finally:
         over.set()
         signal.set_wakeup_fd(fd_before)
-        signal.signal(signal.SIGTERM, before)
         theirs.close()
         watcher.join()
         ours.close()
         _overdue.clear()
+        signal.signal(signal.SIGTERM, before)  # last: until here a signal is no more than a flag
 
 
 def ignore_at_exit() -> None:
