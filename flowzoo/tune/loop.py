@@ -14,7 +14,6 @@ from flowzoo.tune.study import StudyError, check_study, open_study, verify
 from flowzoo.tune.task import Task
 from flowzoo.tune.trial import last_step
 from flowzoo.tune.tuned import Tuned
-from flowzoo.tune.worker import BEYOND, Worker, counts
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -44,21 +43,21 @@ def search(
         StudyError: if the study is of something else, or its storage no longer answers.
         OSError: if the disk is full or cannot be written.
     """
-    config, fit, space = task.config, task.fit, task.space
+    config, fit = task.config, task.fit
     with _quietly():
         from flowzoo.tune.sampling import Pruner, Sampler
+        from flowzoo.tune.worker import Worker
 
-        sampler = Sampler(config.sampler, config.seed, space.present)
+        sampler = Sampler(config.sampler, config.seed, task.space.present)
         with _open(task) as opened:
             pruner = Pruner(config.pruner, last_step(fit), fit.evaluate_every)
             study = open_study(opened, task.study, task.subject, sampler, pruner)
-            worker = Worker(study, opened, config, space, task.folder)
+            worker = Worker(study, opened, task)
             for trial, lease in worker.trials(say or _to_stderr):
-                ours = worker.run(trial, lease, task.splits, task.build, seed=task.seed, show=show)
-                if ours and on_trial is not None:
+                if worker.run(trial, lease, show=show) and on_trial is not None:
                     on_trial(opened.storage.get_trial(trial._trial_id))
             verify(study, opened.url)
-            return _tuned(study, opened, space)
+            return _tuned(study, opened, task.space)
 
 
 def check(task: Task) -> None:
@@ -92,6 +91,7 @@ def _to_stderr(line: str) -> None:
 
 def _tuned(study: Study, opened: Opened, space: Space) -> Tuned:
     from flowzoo.tune.sampling import origin
+    from flowzoo.tune.worker import BEYOND, counts
 
     trials = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("reason") != BEYOND]
     complete = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +13,12 @@ import torch
 
 from flowzoo import train
 from flowzoo.checkpoint import CheckpointError, read_meta, versions
-from flowzoo.data import Splits
-from flowzoo.flow import ConditionalFlow
 from flowzoo.lease import Lease
-from flowzoo.models import ModelConfig
 from flowzoo.record import one_line
 from flowzoo.storage import DISK
 from flowzoo.train_config import FitConfig
-from flowzoo.tune.space import Space
 from flowzoo.tune.study import StudyError
+from flowzoo.tune.task import Task
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -41,43 +37,27 @@ class Outcome:
     """What came of a trial.
 
     Args:
-        state: ``"complete"``, ``"pruned"`` or ``"failed"``.
+        state: ``"COMPLETE"``, ``"PRUNED"`` or ``"FAIL"``, as Optuna calls them.
         value: minus the best validation NLL, in nats per event, of a complete one.
         reason: why it failed or was pruned, in one line.
         attributes: for the study: ``seconds``, ``device``, ``version``; of a complete one ``best_step``.
     """
 
     state: str
-    value: float | None
-    reason: str
-    attributes: dict[str, Any]
+    value: float | None = None
+    reason: str = ""
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def run_trial(
-    trial: Trial,
-    space: Space,
-    splits: Splits,
-    build: Callable[[ModelConfig], ConditionalFlow],
-    state: Path,
-    lease: Lease,
-    *,
-    first: bool,
-    seed: int,
-    label: str,
-    show: bool | None = None,
-) -> Outcome:
+def run_trial(trial: Trial, task: Task, state: Path, lease: Lease, *, first: bool, show: bool | None = None) -> Outcome:
     """Train what a trial says. Who is killed in the middle leaves a checkpoint, from which the next one goes on.
 
     Args:
         trial: of Optuna; those of its parameters that are there already stay as they are.
-        space: what is searched.
-        splits: the data; the test part is not touched.
-        build: makes the flow of a config, with its initial weights.
+        task: what is tuned, and how.
         state: where the state of the training is kept.
         lease: of this trial.
         first: whether it is that of the config as it stands.
-        seed: of the training.
-        label: name in the progress bar.
         show: force the progress bar on or off.
 
     Raises:
@@ -87,31 +67,31 @@ def run_trial(
     """
     from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 
-    device = splits.train.x.device
-    began = time.monotonic() - _spent(state, space)
-    kind, value, reason = "complete", None, ""
+    splits, device = task.splits, task.splits.train.x.device
+    began = time.monotonic() - _spent(state, task.fit)
+    kind, value, reason = "COMPLETE", None, ""
     attributes: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "version": versions()["flowzoo"],
     }
     try:
-        model, config = space.drawn(trial, as_it_stands=first)
-        arguments: dict[str, Any] = {"seed": seed, "checkpoint": state, "label": label, "show": show}
-        arguments["on_validation"] = _Report(trial, lease, last_step(space.fit))
+        model, config = task.space.drawn(trial, as_it_stands=first)
+        report, label = _Report(trial, lease, last_step(task.fit)), f"{task.study} trial {trial.number}"
+        options: dict[str, Any] = {"seed": task.seed, "checkpoint": state, "label": label, "show": show}
         try:
-            result = train.fit(build(model), splits, config, **arguments)
+            result = train.fit(task.build(model), splits, config, on_validation=report, **options)
         except CheckpointError:  # damaged, or of another study: it has no say
-            forget(state, space)
-            result = train.fit(build(model), splits, config, **arguments)
+            forget(state, task.fit)
+            result = train.fit(task.build(model), splits, config, on_validation=report, **options)
         attributes["best_step"] = result.best_step
         if result.status != "ok":
-            kind, reason = "failed", f"{result.status}: {result.reason}"
+            kind, reason = "FAIL", f"{result.status}: {result.reason}"
         elif not math.isfinite(result.validation_nll):
-            kind, reason = "failed", f"its best validation NLL was {result.validation_nll}"
+            kind, reason = "FAIL", f"its best validation NLL was {result.validation_nll}"
         else:
             value = -result.validation_nll
     except _Pruned as pruned:
-        kind, reason = "pruned", str(pruned)
+        kind, reason = "PRUNED", str(pruned)
     except Lost:
         raise
     except UpdateFinishedTrialError:
@@ -119,12 +99,12 @@ def run_trial(
     except StorageInternalError as error:
         raise StudyError(f"the storage of the study does not answer: {one_line(error.__cause__ or error)}") from None
     except (torch.OutOfMemoryError, MemoryError) as error:
-        kind, reason = "failed", f"out of memory: {str(error).splitlines()[0] if str(error) else 'of the host'}"
+        kind, reason = "FAIL", f"out of memory: {str(error).splitlines()[0] if str(error) else 'of the host'}"
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK:
             raise
-        kind, reason = "failed", one_line(error)
-    if kind == "failed":  # what the exception held is free by now
+        kind, reason = "FAIL", one_line(error)
+    if kind == "FAIL":  # what the exception held is free by now
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -154,23 +134,23 @@ class _Report:
             raise _Pruned(f"worse than others at step {step}")
 
 
-def states(state: Path, space: Space) -> list[Path]:
+def states(state: Path, fit: FitConfig) -> list[Path]:
     """Where the training of a trial keeps its state: in several files where it chooses among levels of noise."""
-    return [state, *(train.level_path(state, i) for i in range(len(space.fit.noise_levels)))]
+    return [state, *(train.level_path(state, i) for i in range(len(fit.noise_levels)))]
 
 
-def forget(state: Path, space: Space) -> None:
+def forget(state: Path, fit: FitConfig) -> None:
     """Remove the state of a trial's training, and what a kill in the middle of writing it left."""
-    for path in states(state, space):
+    for path in states(state, fit):
         path.unlink(missing_ok=True)
     for path in state.parent.glob(f".{state.name.removesuffix('.safetensors')}.*.tmp"):
         path.unlink(missing_ok=True)
 
 
-def _spent(state: Path, space: Space) -> float:
+def _spent(state: Path, fit: FitConfig) -> float:
     """Seconds that were spent on a trial before, as far as its checkpoints know."""
     total = 0.0
-    for path in states(state, space):
+    for path in states(state, fit):
         try:
             total += float(read_meta(path)["state"]["seconds"])
         except (FileNotFoundError, CheckpointError, KeyError):

@@ -1,4 +1,7 @@
-"""What one of the workers on a study does to it: takes trials over, begins new ones, tells what came of them."""
+"""What one of the workers on a study does to it: takes trials over, begins new ones, tells what came of them.
+
+Imported late, because it imports Optuna.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,19 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from flowzoo.data import Splits
-from flowzoo.flow import ConditionalFlow
+from optuna import create_trial
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import fail_stale_trials
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
 from flowzoo.lease import Lease, take
-from flowzoo.models import ModelConfig
-from flowzoo.tune.space import Space
+from flowzoo.tune.sampling import origin
 from flowzoo.tune.storage import Opened
 from flowzoo.tune.study import SEAL, seal
+from flowzoo.tune.task import Task
 from flowzoo.tune.trial import Lost, Outcome, forget, run_trial
-from flowzoo.tune.tune_config import TuneConfig
-
-if TYPE_CHECKING:
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial, Trial
 
 BEYOND = "beyond the budget: others were faster"
 POLL = 0.5  # seconds between two looks at what others do
@@ -48,25 +49,19 @@ class Worker:
     Args:
         study: opened.
         opened: its storage.
-        config: how to tune.
-        space: what is searched.
-        folder: where the state of trainings is kept.
+        task: what is tuned, and how.
     """
 
-    def __init__(self, study: Study, opened: Opened, config: TuneConfig, space: Space, folder: Path) -> None:
-        from optuna.trial import TrialState
-
-        from flowzoo.tune.sampling import origin
-
-        self.study, self.opened, self.config, self.space, self.folder = study, opened, config, space, folder
-        self.storage, self.origin, self.State = opened.storage, origin, TrialState
+    def __init__(self, study: Study, opened: Opened, task: Task) -> None:
+        self.study, self.opened, self.task = study, opened, task
+        self.storage, self.config = opened.storage, task.config
         self.study_id = self.storage.get_study_id_from_name(study.study_name)
         self.nudged: set[int] = set()
         self.seen: dict[int, tuple[int, float]] = {}
 
     def state(self, number: int) -> Path:
         """Where the training of a trial keeps its state."""
-        return self.folder / f"{self.study.study_name}.{number}.state.safetensors"
+        return self.task.folder / f"{self.study.study_name}.{number}.state.safetensors"
 
     def trials(self, say: Callable[[str], None]) -> Iterator[tuple[Trial, Lease]]:
         """The trials that this worker shall run, one after another, until the study is done."""
@@ -88,50 +83,31 @@ class Worker:
             time.sleep(POLL)
         self._sweep()
 
-    def run(
-        self,
-        trial: Trial,
-        lease: Lease,
-        splits: Splits,
-        build: Callable[[ModelConfig], ConditionalFlow],
-        *,
-        seed: int,
-        show: bool | None,
-    ) -> bool:
+    def run(self, trial: Trial, lease: Lease, *, show: bool | None) -> bool:
         """Run a trial and tell the study; False if it became somebody else's. For the rest see ``run_trial``."""
-        number, first = trial.number, self.origin(self.storage.get_trial(trial._trial_id)) == 0
-        label = f"{self.study.study_name} trial {number}"
+        first = origin(self.storage.get_trial(trial._trial_id)) == 0
         with lease, self._heartbeat(trial):
             try:
-                outcome = run_trial(
-                    *(trial, self.space, splits, build, self.state(number), lease),
-                    first=first,
-                    seed=seed,
-                    label=label,
-                    show=show,
-                )
+                outcome = run_trial(trial, self.task, self.state(trial.number), lease, first=first, show=show)
             except Lost:
                 return False
             return self.tell(trial, outcome)
 
     def tell(self, trial: Trial, outcome: Outcome) -> bool:
         """Tell the study what came of a trial, and forget its state; False if it is somebody else's by now."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
         try:
             for key, value in outcome.attributes.items():
                 trial.set_user_attr(key, value)
             if outcome.reason or "reason" in trial.user_attrs:  # of an attempt before this one, whose end was not told
                 trial.set_user_attr("reason", outcome.reason)
-            kind = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[outcome.state]
             now = self.storage.get_trial(trial._trial_id)
-            trial.set_user_attr(SEAL, seal(now, kind, outcome.value))
-            self.study.tell(trial, outcome.value, state=self.State[kind])
+            trial.set_user_attr(SEAL, seal(now, outcome.state, outcome.value))
+            self.study.tell(trial, outcome.value, state=TrialState[outcome.state])
         except (UpdateFinishedTrialError, ValueError):  # the second is of `tell`, if it was over before that looked
-            if self.storage.get_trial(trial._trial_id).state is not self.State.RUNNING:
+            if self.storage.get_trial(trial._trial_id).state is not TrialState.RUNNING:
                 return False
             raise
-        forget(self.state(trial.number), self.space)
+        forget(self.state(trial.number), self.task.fit)
         return True
 
     @contextmanager
@@ -169,7 +145,7 @@ class Worker:
             return False
         return now - since > STILL * self.config.heartbeat
 
-    def _all(self, *states: Any) -> list[FrozenTrial]:
+    def _all(self, *states: TrialState) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self.study_id, deepcopy=False, states=states or None)
 
     def _lease_path(self, number: int) -> Path:
@@ -180,10 +156,7 @@ class Worker:
 
     def _take_over(self) -> tuple[Trial, Lease] | None:
         """A trial whose worker is gone and whose lease can be had."""
-        import optuna
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        for frozen in self._all(self.State.RUNNING):
+        for frozen in self._all(TrialState.RUNNING):
             if frozen.user_attrs.get("home") != self.opened.home:
                 continue
             lease = self._lease(frozen.number)
@@ -199,25 +172,21 @@ class Worker:
             except UpdateFinishedTrialError:  # it ended while we looked
                 lease.release()
                 continue
-            trial = optuna.trial.Trial(self.study, frozen._trial_id)
+            trial = Trial(self.study, frozen._trial_id)
             if count > ATTEMPTS:
                 reason = f"its worker died {count} times without a new validation (killed for its memory?)"
                 with lease:
-                    self.tell(trial, Outcome("failed", None, reason, {}))
+                    self.tell(trial, Outcome("FAIL", reason=reason))
                 return self._take_over()
             return self._within_budget(trial, lease)
         return None
 
     def _again(self) -> tuple[Trial, Lease] | None:
         """A trial that waits to be begun again, because the storage lost sight of its worker."""
-        import optuna
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.storages import fail_stale_trials
-
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", ExperimentalWarning)
             fail_stale_trials(self.study)
-        for frozen in self._all(self.State.RUNNING):
+        for frozen in self._all(TrialState.RUNNING):
             foreign = frozen.user_attrs.get("home") != self.opened.home
             if foreign and self._stands_still(frozen):
                 # Of a journal whose leases were not moved with it: nobody can tell otherwise that its worker is gone.
@@ -226,14 +195,14 @@ class Worker:
                 # Its worker may have died before its first heartbeat: without one it would never count as lost.
                 self.nudged.add(frozen.number)
                 self._beat(frozen._trial_id)
-        for frozen in self._all(self.State.WAITING):
+        for frozen in self._all(TrialState.WAITING):
             lease = self._lease(frozen.number)
             if lease is None:
                 continue
             try:
-                if self.storage.set_trial_state_values(frozen._trial_id, self.State.RUNNING):
+                if self.storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING):
                     self.storage.set_trial_user_attr(frozen._trial_id, "home", self.opened.home)
-                    return self._within_budget(optuna.trial.Trial(self.study, frozen._trial_id), lease)
+                    return self._within_budget(Trial(self.study, frozen._trial_id), lease)
             except UpdateFinishedTrialError:  # another was faster
                 pass
             lease.release()
@@ -241,35 +210,33 @@ class Worker:
 
     def _new(self) -> tuple[Trial, Lease] | None:
         """A new trial, if the budget has one left."""
-        import optuna
-
         if self._is_used(self._all()):
             return None
         # Its home is there from the first moment, so that whoever dies right here leaves nothing that nobody may take.
-        template = optuna.create_trial(state=self.State.RUNNING, user_attrs={"home": self.opened.home})
+        template = create_trial(state=TrialState.RUNNING, user_attrs={"home": self.opened.home})
         trial_id = self.storage.create_new_trial(self.study_id, template_trial=template)
         frozen = self.storage.get_trial(trial_id)
         lease = self._lease(frozen.number)
         if lease is None:  # another one thought that we were dead
             return None
-        return self._within_budget(optuna.trial.Trial(self.study, trial_id), lease)
+        return self._within_budget(Trial(self.study, trial_id), lease)
 
     def _within_budget(self, trial: Trial, lease: Lease) -> tuple[Trial, Lease] | None:
         """The same; or None if others use the budget up, which the study is then told.
 
         Two workers may begin a last trial at once, and one of them may die before it finds out.
         """
-        number = self.origin(self.storage.get_trial(trial._trial_id))
-        if not self._is_used([t for t in self._all() if t.state.is_finished() or self.origin(t) < number]):
+        number = origin(self.storage.get_trial(trial._trial_id))
+        if not self._is_used([t for t in self._all() if t.state.is_finished() or origin(t) < number]):
             return trial, lease
         with lease:
-            self.tell(trial, Outcome("failed", None, BEYOND, {}))
+            self.tell(trial, Outcome("FAIL", reason=BEYOND))
         return None
 
     def _is_used(self, trials: Collection[FrozenTrial]) -> bool:
         """Whether these trials, finished or not, use the budget up."""
         running = [t for t in trials if not t.state.is_finished()]  # or waits: somebody will take it
-        if not self.space.asked:
+        if not self.task.space.asked:
             return bool(running) or any(counts(t) for t in trials)
         if self.config.minutes is None:
             return len(running) + sum(counts(t) for t in trials) >= self.config.trials
@@ -282,7 +249,7 @@ class Worker:
         """Remove what trials left that ended elsewhere, or right before a kill."""
         for frozen in self._all():
             if frozen.state.is_finished():
-                forget(self.state(frozen.number), self.space)
+                forget(self.state(frozen.number), self.task.fit)
                 lease = self._lease(frozen.number) if self._lease_path(frozen.number).exists() else None
                 if lease is not None:
                     lease.release()
