@@ -1,5 +1,6 @@
 """What a GPU would do, on one that is pretended: steps that do not wait, graphs that are the steps, the same table."""
 
+import copy
 import gc
 import weakref
 
@@ -125,7 +126,7 @@ def test_training_begun_on_the_cpu_does_not_go_on_on_a_gpu_and_says_so(gpu, tmp_
 @pytest.mark.parametrize("name", TRAINED)
 def test_steps_of_a_graph_are_those_of_the_flow(name, gpu, with_graphs):
     (plain,), (made,) = steppers(name, gpu, engine="eager"), steppers(name, gpu, engine="auto")
-    for _ in range(5):
+    for _ in range(3 if name in WAITING else 5):
         plain.step()
         made.step()
     assert len(with_graphs) == (name not in WAITING)
@@ -198,6 +199,42 @@ def test_flows_trained_at_once_say_that_a_graph_did_it(gpu, with_graphs):
     found = fit_together([flow.to(gpu.device) for flow in flows], splits, config, seeds=[0, 1])
     assert [(result.engine, result.together) for result in found] == [("graph", 2)] * 2
     assert len(with_graphs) == 1
+
+
+def test_trainings_by_graphs_are_those_without(gpu, with_graphs, tmp_path, monkeypatch):
+    """Validations, the average lent and given back, flows that leave early, and one that was begun and goes on."""
+    splits = Splits.make(Data(torch.randn(300, 3, generator=generator(0, "x"))), device=gpu.device)
+
+    def asks_to_end_after(steps):
+        step, taken = Joint.step, []
+
+        def counted(joint):
+            step(joint)
+            taken.append(1)
+            if len(taken) == steps:
+                preempt.ask()
+
+        return counted
+
+    def trained(engine, kill):
+        config = FitConfig(steps=60, evaluate_every=2, patience=2, batch_size=64, lr=2e-2, engine=engine)
+        flows = [models.build("maf", (3,), (0,), num_steps=1, generator=generator(i, "init")) for i in range(3)]
+        paths = [tmp_path / f"{engine}{kill}{i}.safetensors" for i in range(3)]
+        given = [flow.to(gpu.device) for flow in flows], splits, config
+        if kill:
+            with monkeypatch.context() as patch, pytest.raises(preempt.Preempted):
+                patch.setattr(Joint, "step", asks_to_end_after(7))
+                fit_together(*given, seeds=[0, 1, 2], checkpoints=paths)
+            preempt.forget()
+            given = [flow.to(gpu.device) for flow in copy.deepcopy(flows)], splits, config
+        return fit_together(*given, seeds=[0, 1, 2], checkpoints=paths)
+
+    expected = trained("eager", False)
+    assert len({result.steps for result in expected}) > 1
+    for kill in (False, True):
+        found = trained("auto", kill)
+        assert [result.engine for result in found] == ["graph"] * 3
+        assert [result.history for result in found] == [result.history for result in expected]
 
 
 @pytest.mark.parametrize("train", [fit, lambda flow, *given: fit_together([flow], *given, seeds=[0])])

@@ -18,6 +18,7 @@ from flowzoo.stepper import Stepper
 from flowzoo.train import FitResult, NotTogether, fit_together
 
 SMALL = {"maf": {"num_steps": 2}, "nsf": {"num_steps": 2}, "galacticflow": {"num_steps": 3}}
+SMALL |= {"cglow": {"num_steps": 2, "hidden_features": 16}}
 CONFIG = FitConfig(steps=40, evaluate_every=10, checkpoint_every=15, batch_size=64)
 SEEDS = (3, 4, 5)
 
