@@ -126,7 +126,7 @@ def test_training_begun_on_the_cpu_does_not_go_on_on_a_gpu_and_says_so(gpu, tmp_
 @pytest.mark.parametrize("name", TRAINED)
 def test_steps_of_a_graph_are_those_of_the_flow(name, gpu, with_graphs):
     (plain,), (made,) = steppers(name, gpu, engine="eager"), steppers(name, gpu, engine="auto")
-    for _ in range(3 if name in WAITING else 5):
+    for _ in range(2 if name in WAITING else 5):
         plain.step()
         made.step()
     assert len(with_graphs) == (name not in WAITING)
