@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -43,21 +43,20 @@ StudyPrefix = Annotated[str | None, typer.Option("--study", help="Before the nam
 
 
 def settings_of(
-    config: Path | None,
-    models: str | None,
-    data: str | None,
-    sets: list[str] | None,
-    seeds: str | None,
-    steps: int | None,
-    minutes: float | None,
-    device: str | None,
-    out: Path | None,
+    config: Path | None = None,
+    models: str | None = None,
+    data: str | None = None,
+    sets: list[str] | None = None,
+    seeds: str | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    device: str | None = None,
+    out: Path | None = None,
     sections: Mapping[str, type] | None = None,
 ) -> Settings:
-    from flowzoo.harness.bench_config import BenchConfig
+    """What the options of a command ask for; ``sections`` there are beside those of every command."""
+    from flowzoo.harness.jobs import SECTIONS
     from flowzoo.harness.settings import read
-    from flowzoo.train import FitConfig
-    from flowzoo.tune import TuneConfig
 
     # The named flags are short for `--set`, and win over it.
     flags = {"train.steps": steps, "train.minutes": minutes, "bench.device": device}
@@ -69,7 +68,7 @@ def settings_of(
         models=models,
         data=data,
         sets=[*(sets or []), *extra],
-        sections={"train": FitConfig, "bench": BenchConfig, "tune": TuneConfig, **(sections or {})},
+        sections={**SECTIONS, **(sections or {})},
         default_data="digits",
     )
     if out is not None:
@@ -87,12 +86,6 @@ def _seeds(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"--seeds takes numbers like 0,1,2 or a range like 0..4; got '{text}'") from None
-
-
-def plan_of(settings: Settings) -> list[Any]:
-    from flowzoo.harness import jobs
-
-    return jobs.plan_of(settings)
 
 
 def print_table(heads: list[str], rows: list[list[str]], widths: Sequence[int | None] = ()) -> None:

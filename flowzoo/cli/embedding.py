@@ -47,7 +47,7 @@ def embed(
     if view not in ("mean", "first"):
         raise ConfigError(f"--view is mean or first; got '{view}'")
     own = {"embed": AutoencoderConfig}
-    settings = settings_of(config, None, data, chosen, None, None, None, device, None, sections=own)
+    settings = settings_of(config, data=data, sets=chosen, device=device, sections=own)
     network = configs.make(AutoencoderConfig, settings.embed, "embed")
     if len(settings.datasets) != 1:
         raise ConfigError(f"embed takes one dataset; --data names {len(settings.datasets)}")

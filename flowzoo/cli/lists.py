@@ -93,11 +93,9 @@ def options(
 
 def _sections() -> dict[str, type]:
     from flowzoo.autoencoder import AutoencoderConfig
-    from flowzoo.harness.bench_config import BenchConfig
-    from flowzoo.train import FitConfig
-    from flowzoo.tune import TuneConfig
+    from flowzoo.harness.jobs import SECTIONS
 
-    return {"train": FitConfig, "bench": BenchConfig, "tune": TuneConfig, "embed": AutoencoderConfig}
+    return {**SECTIONS, "embed": AutoencoderConfig}
 
 
 def _columns() -> list[tuple[Column, str]]:

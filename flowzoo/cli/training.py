@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +22,6 @@ from flowzoo.cli._common import (
     Storage,
     StudyPrefix,
     Workers,
-    plan_of,
     print_missing,
     print_table,
     settings_of,
@@ -63,13 +61,11 @@ def bench(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost; train nothing.")] = False,
 ) -> None:
     """Train several flows on the same splits and print one comparative table."""
-    import shlex
-
     from rich.console import Console
 
     from flowzoo.harness import execute
     from flowzoo.harness.executors import choose
-    from flowzoo.harness.jobs import studies_from
+    from flowzoo.harness.jobs import plan_of, studies_from
 
     flags = [] if folds is None else [f"bench.folds={folds}"]
     flags += ["bench.context_gain=true"] if context_gain else []
@@ -98,11 +94,9 @@ def bench(
         fold = "" if record.fold is None else f" fold {record.fold}"
         typer.echo(f"  {record.dataset} {record.model} seed {record.seed}{fold}: {text} ({took})")
 
-    command = shlex.join(["flowzoo", *sys.argv[1:]])
     result = execute(
         cells,
         settings.bench.get("out"),
-        command=command,
         on_record=report,
         settings=settings,
         executor=other,
@@ -141,12 +135,13 @@ def fit(
     """
     from flowzoo.config import ConfigError
     from flowzoo.distributed import joined
+    from flowzoo.harness.jobs import plan_of
     from flowzoo.harness.single import fit_one
 
     # One flow, on one split: what a config says of folds is for a bench of it.
     sets = [*(sets or []), "bench.baseline=false", "bench.folds=0"]
     with joined() as world:
-        settings = settings_of(config, model, data, sets, str(seed), steps, minutes, device, None)
+        settings = settings_of(config, model, data, sets, str(seed), steps, minutes, device)
         cells = plan_of(settings)
         if len(cells) != 1:
             raise ConfigError(f"fit trains one model on one dataset; this is {len(cells)} cells: use bench")
@@ -178,7 +173,7 @@ def evaluate(
     from flowzoo.harness._trained import find_flow
     from flowzoo.harness.single import evaluate_one
 
-    settings = settings_of(None, "gaussian", data, sets, None, None, None, device, None)
+    settings = settings_of(models="gaussian", data=data, sets=sets, device=device)
     if len(settings.datasets) != 1:
         raise ConfigError(f"evaluate takes one dataset; --data names {len(settings.datasets)}")
     if data is None and settings.datasets[0][1]:

@@ -22,7 +22,6 @@ from flowzoo.cli._common import (
     Storage,
     StudyPrefix,
     Workers,
-    plan_of,
     settings_of,
 )
 
@@ -55,13 +54,13 @@ def tune(
     from flowzoo.config import ConfigError
     from flowzoo.harness.executors import choose
     from flowzoo.harness.folder import make_writable
-    from flowzoo.harness.jobs import as_text, remember, studies_from
+    from flowzoo.harness.jobs import as_text, plan_of, remember, studies_from
     from flowzoo.harness.plan import default_out
     from flowzoo.harness.studies import told
     from flowzoo.harness.tuning import run_studies
 
     sets = [*(sets or []), "bench.baseline=false", *tune_flags(trials, minutes, storage, study)]
-    settings = settings_of(config, models, data, sets, str(seed), steps, None, device, out)
+    settings = settings_of(config, models, data, sets, str(seed), steps, device=device, out=out)
     cells = plan_of(settings)
     studies = studies_from(settings, cells)
     if not studies:

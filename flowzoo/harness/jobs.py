@@ -32,6 +32,8 @@ from flowzoo.lease import LeaseLost
 from flowzoo.train import FitConfig
 from flowzoo.tune import TuneConfig
 
+# Of settings, with the class of their options.
+SECTIONS = {"train": FitConfig, "bench": BenchConfig, "tune": TuneConfig}
 POLL = 0.5  # seconds between two looks at what another process is doing
 
 
@@ -145,7 +147,7 @@ def settings_from(text: str) -> Settings:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "settings.yaml"
         path.write_text(text, encoding="utf-8")
-        return read(path, sections={"train": FitConfig, "bench": BenchConfig, "tune": TuneConfig})
+        return read(path, sections=SECTIONS)
 
 
 def as_text(settings: Settings | None) -> str:
