@@ -10,21 +10,20 @@ from flowzoo.harness.clouds import LEAST
 
 # The options of a bench that a cell's figures depend on.
 EVALUATION = (
-    *(
-        "split_seed",
-        "fractions",
-        "folds",
-        "draws",
-        "ensemble_contexts",
-        "ensemble_draws",
-        "cloud_groups",
-        "cloud_points",
-        "posteriors",
-        "posterior_draws",
-        "posterior_method",
-        "reference_draws",
-    ),
-    *("context_gain", "max_passes"),
+    "split_seed",
+    "fractions",
+    "folds",
+    "draws",
+    "ensemble_contexts",
+    "ensemble_draws",
+    "cloud_groups",
+    "cloud_points",
+    "posteriors",
+    "posterior_draws",
+    "posterior_method",
+    "reference_draws",
+    "context_gain",
+    "max_passes",
 )
 
 

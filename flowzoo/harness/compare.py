@@ -235,10 +235,10 @@ def execute(
         command = command or shlex.join(["flowzoo", *sys.argv[1:]])
         write_readme(folder, command, cells)
         run(cells, finished)
-        options: dict[str, Any] = {"executor": executor, "show": show, "on_study": on_study}
-        found = run_studies(studies, folder, settings=settings, text=text, **options)
-        best = {name: tuned for name, tuned in found.items() if isinstance(tuned, Tuned)}
-        more = tuned_cells(cells, studies, best)
+        found = run_studies(
+            studies, folder, settings=settings, text=text, executor=executor, show=show, on_study=on_study
+        )
+        more = tuned_cells(cells, studies, found)
         run(more, finished_cells(more, folder, force=force))
         for study in studies:
             reason = found[study.name]

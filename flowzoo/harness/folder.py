@@ -42,7 +42,7 @@ def held(folder: Path) -> Iterator[None]:
     if foreign and not (folder / "cells").is_dir():
         raise RunDirectoryError(f"{folder} holds a {foreign[0]} and no run of flowzoo; give another --out")
     try:
-        for name in ("cells", "checkpoints", "figures", "replaced", "tuned"):
+        for name in ("cells", "checkpoints", "figures", "replaced", CONFIGS):
             inside(folder, name)
         (folder / "cells").mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -220,8 +220,12 @@ def _check_state(cell: Cell, path: Path, fit: FitConfig) -> None:
             f"{path}: not the state of a training ({record.one_line(error)}); delete it to train from the start, "
             "or add --force"
         ) from error
-    now = {"model": cell.config["model"], "train": configs.to_dict(fit)}
-    if was != (now := {"data": {"split hash": cell.source.splits.hash}, **now}):
+    now = {
+        "data": {"split hash": cell.source.splits.hash},
+        "model": cell.config["model"],
+        "train": configs.to_dict(fit),
+    }
+    if was != now:
         raise _other(path, was, now, _digest(was), _digest(now))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.clouds import RealClouds, real_clouds
 from flowzoo.harness.ensembles import RealEnsembles, real_ensembles
 from flowzoo.harness.posteriors import Observed, observed
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,13 @@ class Source:
 
     def ensembles(self, bench: BenchConfig) -> RealEnsembles | str:
         """Real events at held-out contexts, made once for all models; or the reason why there are none."""
-        key = (bench.ensemble_contexts, bench.ensemble_draws)
-        if key not in self.known:
-            self.known[key] = real_ensembles(self.splits, *key)
-        found: RealEnsembles | str = self.known[key]
-        return found
+        count, draws = bench.ensemble_contexts, bench.ensemble_draws
+        return self._once(("ensembles", count, draws), lambda: real_ensembles(self.splits, count, draws))
 
     def clouds(self, bench: BenchConfig) -> RealClouds | str:
         """The test events of which point statistics are taken, the same for all models; or why there are none."""
-        key = (bench.cloud_groups, bench.cloud_points, bench.draws)
-        if key not in self.known:
-            self.known[key] = real_clouds(self.splits, *key)
-        found: RealClouds | str = self.known[key]
-        return found
+        sizes = bench.cloud_groups, bench.cloud_points, bench.draws
+        return self._once(("clouds", *sizes), lambda: real_clouds(self.splits, *sizes))
 
     def observed(self, bench: BenchConfig) -> Observed | str:
         """Test observations whose posteriors are drawn, the same for all models; or why there are none."""
@@ -53,11 +49,7 @@ class Source:
         if count is None:
             chains = data.theta == "context" and data.prior is not None and data.prior.dim > 3
             count = 50 if chains else 200
-        key = ("observed", count)
-        if key not in self.known:
-            self.known[key] = observed(self.splits, count)
-        found: Observed | str = self.known[key]
-        return found
+        return self._once(("observed", count), lambda: observed(self.splits, count))
 
     def references(self, bench: BenchConfig) -> References | str:
         """Observations with draws from their exact posteriors, made once for all models; or why there are none."""
@@ -65,9 +57,13 @@ class Source:
             return "the dataset has no reference posteriors"
         if not bench.reference_draws:
             return "no reference posteriors were asked for (reference_draws = 0)"
-        if "references" not in self.known:
-            self.known["references"] = self.splits.data.reference_posteriors()
-        found: References = self.known["references"]
+        return self._once("references", self.splits.data.reference_posteriors)
+
+    def _once(self, key: Any, make: Callable[[], Made]) -> Made:
+        """What is made once for all cells of this source."""
+        if key not in self.known:
+            self.known[key] = make()
+        found: Made = self.known[key]
         return found
 
 

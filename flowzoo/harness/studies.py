@@ -79,20 +79,20 @@ class Study:
             return search(self.task(folder), on_trial=on_trial, show=show)
 
     def task(self, folder: Path) -> Task:
-        """The same for ``flowzoo.tune``, in a run directory."""
+        """What ``flowzoo.tune`` takes, of a run directory."""
         cell = self.cell
         return Task(
-            cell.model,
-            cell.fit,
-            cell.source.splits,
-            lambda model: replace(cell, model=model).build(),
-            self.config,
-            folder,
-            self.name,
-            self.given_model,
-            self.given_train,
-            cell.seed,
-            {"model": code_digest(cell.model)},
+            model=cell.model,
+            fit=cell.fit,
+            splits=cell.source.splits,
+            build=lambda model: replace(cell, model=model).build(),
+            config=self.config,
+            folder=folder,
+            name=self.name,
+            given_model=self.given_model,
+            given_train=self.given_train,
+            seed=cell.seed,
+            depends_on={"model": code_digest(cell.model)},
         )
 
 
@@ -116,17 +116,17 @@ def studies_of(
     return list(found.values())
 
 
-def tuned_cells(cells: Sequence[Cell], studies: Sequence[Study], found: Mapping[str, Tuned]) -> list[Cell]:
+def tuned_cells(cells: Sequence[Cell], studies: Sequence[Study], found: Mapping[str, Tuned | str]) -> list[Cell]:
     """The cells of the best configs, on every seed of the plan.
 
     Args:
         cells: the plan.
         studies: of it.
-        found: by name of the study; of one that is not there, or found nothing, there are no cells.
+        found: as ``run_studies`` returns it; of a study that found nothing there are no cells.
     """
     tuned = []
     for study in studies:
-        best = found.get(study.name)
-        if best is not None and best.value is not None:
+        best = found[study.name]
+        if isinstance(best, Tuned):
             tuned += [replace(c, model=best.model, fit=best.fit, tuned=True) for c in study.own(cells)]
     return tuned
