@@ -19,7 +19,7 @@ from flowzoo.harness._gaps import declared, in_words, open_as_trained_on
 from flowzoo.harness._reach import Far, reach_in
 from flowzoo.harness._rows import Rows, require
 from flowzoo.harness._trained import Trained
-from flowzoo.harness.as_trained import dataset_of, open_as_trained, split_options
+from flowzoo.harness.as_trained import check_unchanged, dataset_of, open_as_trained, split_options
 from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.source import Source
 
@@ -67,22 +67,11 @@ def from_table(
     """
     names = trained.given_names()
     with open_as_trained_on(path, trained) as rows:
-        named = ((id_column, "--id"), (count, "--count"))
-        require(rows, names, f"the context of {trained.path.name}")
-        for name, option in named:
-            require(rows, [name] if name else [], option)
-        id_name = id_column or ("id" if rows.has("id") and "id" not in names else None)
-        every = [name for name in (*names, id_name, count) if name is not None]
-        if not every:
-            raise ConfigError(f"{path}: the flow has no context, so each row needs an id; name its column with --id")
-        total = rows.count(every)
-        if total == 0:
-            raise ConfigError(f"{path} has no rows; give a row for each context")
-        found = dict(zip(every, next(rows.parts(every, total)), strict=True))
-    ids = unique_ids(found[id_name], f"{path}, column '{id_name}'") if id_name else np.arange(total)
-    context = np.zeros((total, 0))
+        why = f"the context of {trained.path.name}"
+        columns, ids, counts, id_name = read_rows(rows, names, why, id_column=id_column, n=n, count=count)
+    context = np.zeros((len(ids), 0))
     if names:
-        context = np.stack([as_numbers(found[name], name, path) for name in names], 1)
+        context = np.stack([as_numbers(column, name, path) for column, name in zip(columns, names, strict=True)], 1)
     contexts = cast(context, np.float32)
     lost = ~np.isfinite(contexts)
     if lost.any():
@@ -90,10 +79,31 @@ def from_table(
         count_lost, words = int(lost.any(1).sum()), in_words(declared(trained.meta))
         raise ConfigError(
             f"{path}: context {label(ids[row])} has {names[column]} = {context[row, column]:g}; {count_lost} of "
-            f"{total} contexts are not finite in float32{words}: leave them out, or fill them"
+            f"{len(ids)} contexts are not finite in float32{words}: leave them out, or fill them"
         )
-    counts = how_many(ids, n, count, found, path)
-    return Galaxies(ids, torch.from_numpy(contexts), counts, id_name or "id")
+    return Galaxies(ids, torch.from_numpy(contexts), counts, id_name)
+
+
+def read_rows(
+    rows: Rows, names: Sequence[str], why: str, *, id_column: str | None, n: int | None, count: str | None
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, str]:
+    """What a file says of contexts: these columns or arrays, the ids, how many events of each, the name of the ids.
+
+    Raises:
+        ConfigError: as ``from_table``.
+    """
+    for wanted, whose in ((names, why), ([id_column], "--id"), ([count], "--count")):
+        require(rows, [name for name in wanted if name is not None], whose)
+    id_name = id_column or ("id" if rows.has("id") and "id" not in names else None)
+    every = [name for name in (*names, id_name, count) if name is not None]
+    if not every:
+        raise ConfigError(f"{rows.path}: the flow has no context, so each row needs an id; name its column with --id")
+    total = rows.count(every)
+    if not total:
+        raise ConfigError(f"{rows.path} has no rows; give a row for each context")
+    found = dict(zip(every, next(rows.parts(every, total)), strict=True))
+    ids = unique_ids(found[id_name], f"{rows.path}, column '{id_name}'") if id_name else np.arange(total)
+    return [found[name] for name in names], ids, how_many(ids, n, count, found, rows.path), id_name or "id"
 
 
 def from_training_data(trained: Trained, *, part: str = "test", n: int | None = None, id_name: str = "id") -> Galaxies:
@@ -142,12 +152,7 @@ def source_of(trained: Trained) -> Source:
     name, options = dataset_of(trained.meta, trained.path, "give --contexts, a table of them")
     bench = configs.make(BenchConfig, {**split_options(trained.meta), "device": "cpu"}, "bench")
     source = open_as_trained(name, options, bench, trained.meta)
-    expected = trained.meta.get("split", {}).get("hash", source.splits.hash)
-    if expected != source.splits.hash:
-        raise ConfigError(
-            f"the data or its split changed since {trained.path} was trained ({expected}, now {source.splits.hash}); "
-            "give --contexts, a table of them"
-        )
+    check_unchanged(source, trained.path, trained.meta, "give --contexts, a table of them")
     shape = source.splits.data.context_shape
     if shape != trained.flow.context_shape:
         raise ConfigError(f"{name}: contexts are {tuple(shape)}; the flow takes {tuple(trained.flow.context_shape)}")

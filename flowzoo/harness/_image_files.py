@@ -13,8 +13,8 @@ import torch
 
 from flowzoo.config import ConfigError
 from flowzoo.data._readers import shape_of
-from flowzoo.harness._galaxies import Galaxies, as_numbers, cast, from_table, how_many, label, unique_ids
-from flowzoo.harness._rows import Rows, _Hdf5, open_rows, require
+from flowzoo.harness._galaxies import Galaxies, as_numbers, cast, from_table, label, read_rows
+from flowzoo.harness._rows import Rows, _Hdf5, open_rows, same_length
 from flowzoo.harness._trained import CONTEXT, Trained
 
 ENDINGS = (".npz", ".h5", ".hdf5")  # that hold arrays of more axes than a table has
@@ -45,11 +45,10 @@ class WithArrays(Rows):
         return name in self.source.arrays if name in self.shapes else self.inner.has(name)
 
     def count(self, names: Sequence[str]) -> int:
-        counts = {name: self._length(name) if name in self.shapes else self.inner.count([name]) for name in names}
-        for name, count in counts.items():
-            if count != counts[names[0]]:
-                raise ConfigError(f"{self.path}: '{name}' has {count} rows, '{names[0]}' {counts[names[0]]}")
-        return counts[names[0]]
+        return same_length(
+            self.path,
+            {name: self._length(name) if name in self.shapes else self.inner.count([name]) for name in names},
+        )
 
     def dtype(self, name: str) -> np.dtype[Any]:
         return np.dtype(self._array(name).dtype) if name in self.shapes else self.inner.dtype(name)
@@ -129,26 +128,17 @@ def from_file(
     shape = tuple(trained.flow.context_shape)
     with open_rows(path) as inner:
         rows = WithArrays(inner.path, inner.source, inner, {CONTEXT: shape})
-        require(rows, [CONTEXT], f"the context {shape} of {trained.path.name}")
         id_column = None if id_column == "id" and not rows.has("id") else id_column
-        for name, option in ((id_column, "--id"), (count, "--count")):
-            require(rows, [name] if name else [], option)
-        id_name = id_column or ("id" if rows.has("id") else None)
-        every = [name for name in (CONTEXT, id_name, count) if name is not None]
-        total = rows.count(every)
-        if not total:
-            raise ConfigError(f"{path} has no rows; give a row for each context")
-        found = dict(zip(every, next(rows.parts(every, total)), strict=True))
-    ids = unique_ids(found[id_name], f"{path}, column '{id_name}'") if id_name else np.arange(total)
-    contexts = cast(as_numbers(found[CONTEXT], CONTEXT, path), np.float32)
-    lost = np.flatnonzero(~np.isfinite(contexts.reshape(total, -1)).all(1))
+        why = f"the context {shape} of {trained.path.name}"
+        [images], ids, counts, id_name = read_rows(rows, [CONTEXT], why, id_column=id_column, n=n, count=count)
+    contexts = cast(as_numbers(images, CONTEXT, path), np.float32)
+    lost = np.flatnonzero(~np.isfinite(contexts.reshape(len(ids), -1)).all(1))
     if len(lost):
         raise ConfigError(
-            f"{path}: {len(lost)} of {total} contexts hold a value that is not finite in float32, the first is "
+            f"{path}: {len(lost)} of {len(ids)} contexts hold a value that is not finite in float32, the first is "
             f"{label(ids[lost[0]])}; leave them out, or fill them"
         )
-    counts = how_many(ids, n, count, found, path)
-    return Galaxies(ids, torch.from_numpy(contexts), counts, id_name or "id")
+    return Galaxies(ids, torch.from_numpy(contexts), counts, id_name)
 
 
 def _check_classes(path: str | Path, names: Sequence[str]) -> None:

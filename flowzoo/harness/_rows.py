@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,19 @@ def require(rows: Rows, names: Sequence[str], why: str) -> None:
         raise ConfigError(f"{rows.path} lacks {columns} {', '.join(missing)} ({why}); its columns are {has}")
 
 
+def same_length(path: Path, lengths: Mapping[str, int]) -> int:
+    """The length that all columns of a file have.
+
+    Raises:
+        ConfigError: if one has another.
+    """
+    (first, expected), *others = lengths.items()
+    for name, length in others:
+        if length != expected:
+            raise ConfigError(f"{path}: '{name}' has {length} rows, '{first}' {expected}")
+    return expected
+
+
 def rebatched(parts: Parts, size: int) -> Iterator[list[np.ndarray]]:
     """The same rows, exactly ``size`` at a time but for the last."""
     waiting: list[Sequence[np.ndarray]] = []
@@ -144,11 +157,7 @@ class _Hdf5(Rows):
         return self._find(name) is not None
 
     def count(self, names: Sequence[str]) -> int:
-        counts = {name: len(self._found(name)[0]) for name in names}
-        for name, count in counts.items():
-            if count != counts[names[0]]:
-                raise ConfigError(f"{self.path}: '{name}' has {count} rows, '{names[0]}' {counts[names[0]]}")
-        return counts[names[0]]
+        return same_length(self.path, {name: len(self._found(name)[0]) for name in names})
 
     def dtype(self, name: str) -> np.dtype[Any]:
         found, part = self._found(name)

@@ -107,7 +107,6 @@ def sample_catalogue(
     threads: int = 1,
     overwrite: bool = False,
     warn: Callable[[str], None] = warnings.warn,
-    show: bool | None = None,
 ) -> Sampled:
     """Draw particles for galaxies and write them as a table: id, columns of the event, columns of the context.
 
@@ -132,7 +131,6 @@ def sample_catalogue(
         threads: of torch on the CPU.
         overwrite: whether a file of that name may be replaced.
         warn: called with a line on far contexts, and one on draws that are not finite.
-        show: force the progress bar on or off.
 
     Raises:
         FileNotFoundError: if a file is not there.
@@ -166,7 +164,7 @@ def sample_catalogue(
     lost = _Lost()
     with (
         cpu_threads(threads),
-        progress.bar("sample", int(chosen.counts.sum()), shown=show) as update,
+        progress.bar("sample", int(chosen.counts.sum())) as update,
         table_writer(out, columns, overwrite=overwrite, about=about) as write,
     ):
         rows = 0

@@ -78,7 +78,6 @@ def score_file(
     threads: int = 1,
     overwrite: bool = False,
     warn: Callable[[str], None] = warnings.warn,
-    show: bool | None = None,
 ) -> Scored:
     r"""log q(x | context) of every row of a file, in nats, over the units of its columns.
 
@@ -100,7 +99,6 @@ def score_file(
         threads: of torch on the CPU.
         overwrite: whether a file of that name may be replaced.
         warn: called with a line on far contexts, and one on rows without a score.
-        show: force the progress bar on or off.
 
     Raises:
         FileNotFoundError: if a file is not there.
@@ -144,7 +142,7 @@ def score_file(
         far = far_contexts(trained, place="row") if known is None else None  # those of a table were looked at
         with (
             cpu_threads(threads),
-            progress.bar("density", count, shown=show) as update,
+            progress.bar("density", count) as update,
             table_writer(out, [*ids, score], overwrite=overwrite, about=about) as write,
         ):
             blocks = rebatched(_numbers(rows.parts(names, chunk), names, id_name, file), together)
