@@ -12,7 +12,7 @@ bench: $(VENV)/.installed
 	$(BIN)/flowzoo bench --models cglow,maf,sospf
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadgroup
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check flowzoo tests benchmarks

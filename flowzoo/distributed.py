@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 from torch import distributed as dist  # torch imports it in any case
 
-# Seconds for which the first process may say first what is wrong with all of them; torchrun then ends the others.
-HEAD_START = 5.0
+from flowzoo import preempt
+
+# Seconds for which the first process may say first what is wrong with all of them; torchrun asks the others to end as
+# soon as it is gone.
+HEAD_START = 20.0
 
 
 class DistributedError(ValueError):
@@ -73,12 +76,25 @@ def joined() -> Iterator[World]:
         yield _joined
     except Exception:
         if rank:
-            time.sleep(HEAD_START)
+            _let_the_first_speak()
         raise  # and leave the group as it is: to close it would wait for processes that may have died
     else:
         dist.destroy_process_group()
     finally:
         _joined = ALONE
+
+
+def _let_the_first_speak() -> None:
+    """Wait to be asked to end; who is has nothing more to say.
+
+    Raises:
+        Preempted: if this process is.
+    """
+    end = time.monotonic() + HEAD_START
+    while time.monotonic() < end:
+        if preempt.asked():
+            raise preempt.Preempted
+        time.sleep(0.05)
 
 
 def broadcast_from_zero(tensors: Iterable[Tensor]) -> None:

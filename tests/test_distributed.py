@@ -26,6 +26,8 @@ from flowzoo.seeding import generator
 from flowzoo.stepper import Stepper
 from flowzoo.validation import mean_nll
 
+pytestmark = pytest.mark.xdist_group(__name__)  # one worker: what it begins with takes long
+
 PROCESSES = 2
 BAD_STEP = 7
 

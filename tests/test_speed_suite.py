@@ -25,6 +25,8 @@ from scaling_parts.known import DATA, Known
 from seeds import crossing
 from timing import Growth, Watch, bytes_per_event
 
+pytestmark = pytest.mark.xdist_group(__name__)  # one worker: what it begins with takes long
+
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 Line = dict[str, Any]
