@@ -181,7 +181,7 @@ def evaluate(
     path, note = find_flow(run, model)
     meta = checkpoint.read_meta(path)
     if not as_json:
-        print(note or f"{meta['flow']['model']} from {path.name}", flush=True)  # the rest may take minutes
+        print(note, flush=True)  # the rest may take minutes
     found = evaluate_one(path, settings.datasets[0] if data else None, settings.bench)
     tested = found.evaluation
     events, groups = (0, 0) if tested is None else (len(tested.x), len(tested.groups.unique()))

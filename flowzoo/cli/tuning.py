@@ -56,7 +56,7 @@ def tune(
     from flowzoo.harness.folder import make_writable
     from flowzoo.harness.jobs import as_text, plan_of, remember, studies_from
     from flowzoo.harness.plan import default_out
-    from flowzoo.harness.studies import told
+    from flowzoo.harness.studies import describe_trial
     from flowzoo.harness.tuning import run_studies
 
     sets = [*(sets or []), "bench.baseline=false", *tune_flags(trials, minutes, storage, study)]
@@ -77,7 +77,7 @@ def tune(
         text=text,
         executor=other,
         on_study=report_study,
-        on_trial=lambda trial: typer.echo(f"  {told(trial)}"),
+        on_trial=lambda trial: typer.echo(f"  {describe_trial(trial)}"),
     )
     if any(isinstance(best, str) for best in found.values()):
         raise typer.Exit(FAILED)

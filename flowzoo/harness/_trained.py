@@ -28,7 +28,7 @@ class Trained:
         flow: in evaluation mode.
         path: its file.
         meta: what was written with it.
-        note: which of several flows this is, and why; empty where there was one.
+        note: which flow this is, and of several why this one.
         names: a name per column of an event; of images that of the array.
         units: as ``names``; of images those of the channels in one text.
         context_names: a name per column of the context; None if it is an image, or has one in it.
@@ -123,7 +123,7 @@ def open_trained(run: str | Path, *, model: str | None = None, device: torch.dev
 
 
 def find_flow(run: str | Path, model: str | None = None) -> tuple[Path, str]:
-    """The file of a flow, and which of several it is; empty where there was one.
+    """The file of a flow, and in words which it is, of several why this one.
 
     Args:
         run: the file itself, or the directory of a bench: then the flow with the lowest validation NLL, of the first
@@ -144,7 +144,7 @@ def find_flow(run: str | Path, model: str | None = None) -> tuple[Path, str]:
     own = flow["model"]
     if model is not None and MODELS.resolve(model) != own:
         raise ConfigError(f"{run} is a flow of {own}, not of {model}; leave --model out")
-    return run, ""
+    return run, f"{own} from {run.name}"
 
 
 def as_typed(text: str) -> str:

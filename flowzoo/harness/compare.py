@@ -255,7 +255,6 @@ def _conclude(done: list[Record], folder: Path, command: str) -> BenchResult:
         for known in done
     ]
     flows = {known.stem: folder / "checkpoints" / f"{known.stem}.safetensors" for known in done}
-    flows = {stem: path for stem, path in flows.items() if path.exists()}
     written = write_report(finished, folder, flows, command)
     return BenchResult(written.table, folder, done, written.figures, written.verdicts)
 

@@ -178,7 +178,7 @@ def sample_catalogue(
             "the inverse of the flow failed there, and they are NaN in the file"
         )
     drawn = int((chosen.counts > 0).sum())
-    return Sampled(out, rows, drawn, lost.count, trained.note or f"{about['model']} from {trained.path.name}")
+    return Sampled(out, rows, drawn, lost.count, trained.note)
 
 
 @dataclass

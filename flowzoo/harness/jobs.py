@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -27,11 +27,12 @@ from flowzoo.harness.plan import Cell, make_plan
 from flowzoo.harness.run import LEASES, cpu_threads, fail_cell, run_cell
 from flowzoo.harness.settings import Settings, dump, read
 from flowzoo.harness.source import open_sources
-from flowzoo.harness.studies import Study, studies_of, told
+from flowzoo.harness.studies import Study, describe_trial, studies_of
 from flowzoo.lease import LeaseLost
 from flowzoo.train import FitConfig
 from flowzoo.tune import TuneConfig
 
+Part = TypeVar("Part", Cell, Study)
 # Of settings, with the class of their options.
 SECTIONS = {"train": FitConfig, "bench": BenchConfig, "tune": TuneConfig}
 POLL = 0.5  # seconds between two looks at what another process is doing
@@ -193,14 +194,15 @@ def _plan(job: Job) -> _Plan:
     return _plans[job.settings]
 
 
-def _same(job: Job, found: Cell | Study | None) -> None:
-    """Refuse what has the name of a job and is something else."""
+def _same(job: Job, found: Part | None) -> Part:
+    """The part of the plan that has the name of a job; one that is something else is refused."""
     own = "nothing of that name" if found is None else f"hash {found.hash}"
     if found is None or found.hash != job.identity:
         raise JobError(
             f"{job.name} is something else here ({own}, and {job.identity} where the job comes from): "
             "this worker has other data or another version of flowzoo"
         )
+    return found
 
 
 def _cell_of(job: Job) -> Cell:
@@ -215,9 +217,7 @@ def _cell_of(job: Job) -> Cell:
             fit=configs.make(FitConfig, job.tuned["train"], "train"),
             tuned=True,
         )
-    _same(job, cell)
-    assert cell is not None
-    return cell
+    return _same(job, cell)
 
 
 def _do_cell(job: Job, show: bool | None) -> dict[str, Any]:
@@ -246,12 +246,12 @@ def _fail_cell(job: Job, reason: str) -> dict[str, Any]:
 
 
 def _do_study(job: Job, show: bool | None) -> dict[str, Any]:
-    study = _plan(job).studies.get(job.name.split(" ")[0])
-    _same(job, study)
-    assert study is not None
+    study = _same(job, _plan(job).studies.get(job.name.split(" ")[0]))
     # A study takes hours, and its worker's only answer is the end of it.
     found = study.run(
-        Path(job.folder), show=show, on_trial=lambda trial: print(f"  {study.name} {told(trial)}", file=sys.stderr)
+        Path(job.folder),
+        show=show,
+        on_trial=lambda trial: print(f"  {study.name} {describe_trial(trial)}", file=sys.stderr),
     )
     return found.to_json()
 

@@ -52,7 +52,7 @@ def write_report(cells: Sequence[Cell], folder: Path, flows: Mapping[str, Path],
     Args:
         cells: finished ones, failed ones too; folds are joined.
         folder: where.
-        flows: by ``Record.stem``, the file of its trained flow.
+        flows: by ``Record.stem``, the file of its trained flow, if it is there.
         command: what made it.
     """
     cells = join_folds(cells)
@@ -63,7 +63,7 @@ def write_report(cells: Sequence[Cell], folder: Path, flows: Mapping[str, Path],
     # By name, so that a model has the same colour whoever draws it: this process, or another that finds the records.
     figures = write_figures(sorted(cells, key=lambda cell: cell.record.model), folder, table)
     # Of folds the first one's flow is shown.
-    known = {stem.removesuffix(".fold0"): str(path) for stem, path in flows.items()}
+    known = {stem.removesuffix(".fold0"): str(path) for stem, path in flows.items() if path.exists()}
     write_atomic(folder / PAGE, to_html(cells, table, figures, known, command).encode())
     return Report(table, found, figures, folder / PAGE)
 
@@ -100,7 +100,6 @@ def report(runs: Sequence[Path], out: Path | None = None) -> tuple[Report, list[
         cell.record.stem: _relative(run / "checkpoints" / f"{old.record.stem}.safetensors")
         for (run, old), cell in zip(found, named, strict=True)
     }
-    flows = {stem: path for stem, path in flows.items() if path.exists()}
     if out is None and len(runs) == 1:
         with held(runs[0]):
             return write_report(named, runs[0], flows, command_of(runs[0])), faults

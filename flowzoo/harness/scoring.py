@@ -190,9 +190,8 @@ class _Totals:
     def result(self, path: Path, trained: Trained) -> Scored:
         good = self.rows - self.missing - self.outside
         galaxies = {k: (n, self.sums[k] / n if n else math.nan) for k, n in self.counts.items()}
-        name = trained.note or f"{trained.meta['flow']['model']} from {trained.path.name}"
         mean = self.sum / good if good else math.nan
-        return Scored(path, self.rows, self.missing, self.outside, mean, galaxies, name)
+        return Scored(path, self.rows, self.missing, self.outside, mean, galaxies, trained.note)
 
 
 class _Contexts:

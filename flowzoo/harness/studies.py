@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-def told(trial: FrozenTrial) -> str:
+def describe_trial(trial: FrozenTrial) -> str:
     """How a trial ended, in a line."""
     state = trial.state.name
     what = f"{trial.value:.4f} nats" if state == "COMPLETE" else {"FAIL": "failed"}.get(state, state.lower())

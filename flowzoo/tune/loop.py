@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,7 +24,6 @@ def search(
     *,
     on_trial: Callable[[FrozenTrial], None] | None = None,
     show: bool | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> Tuned:
     """Tune a model on a dataset, alone or with others that call this with an equal task.
 
@@ -36,7 +34,6 @@ def search(
         task: what is tuned, and how.
         on_trial: called after every trial of this worker.
         show: force the progress bars on or off.
-        say: called with a line when there is nothing to do but wait; by default it goes to stderr.
 
     Raises:
         ConfigError: for a storage or a sampler that cannot be used.
@@ -53,7 +50,7 @@ def search(
             pruner = Pruner(config.pruner, last_step(fit), fit.evaluate_every)
             study = open_study(opened, task.study, task.subject, sampler, pruner)
             worker = Worker(study, opened, task)
-            for trial, lease in worker.trials(say or _to_stderr):
+            for trial, lease in worker.trials():
                 if worker.run(trial, lease, show=show) and on_trial is not None:
                     on_trial(opened.storage.get_trial(trial._trial_id))
             verify(study, opened.url)
@@ -83,10 +80,6 @@ def _open(task: Task) -> Iterator[Opened]:
     except StorageInternalError as error:
         cause = one_line(error.__cause__ or error)
         raise StudyError(f"the storage of study '{task.study}' does not answer: {cause}") from None
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _tuned(study: Study, opened: Opened, space: Space) -> Tuned:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 60  # seconds that a writer waits for the others of a SQLite file
 RETRIES = 3  # how often a trial that the storage lost sight of is begun again
+TRIES = 20  # how often at most the tables are made, while others make them too
 KINDS = "sqlite:///FILE, postgresql+psycopg://USER@HOST/DATABASE or journal:FILE"
 
 
@@ -178,19 +179,19 @@ def _engine(url: URL) -> tuple[URL, Path | None, dict[str, Any]]:
     return url, None, options
 
 
-def _patiently(make: Callable[[], RDBStorage], tries: int = 20) -> RDBStorage:
+def _patiently(make: Callable[[], RDBStorage]) -> RDBStorage:
     """Make the tables, which several workers may do at once: all but one find a part of them there."""
     from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-    for attempt in range(tries):
+    for attempt in range(1, TRIES):
         try:
             return make()
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             met = re.search("already exists|duplicate key|unique constraint|locked", str(error), re.IGNORECASE)
-            if met is None or attempt == tries - 1:
+            if met is None:
                 raise
-            time.sleep(0.05 * (attempt + 1))
-    raise AssertionError
+            time.sleep(0.05 * attempt)
+    return make()
 
 
 def _one_line(error: BaseException | str) -> str:

@@ -6,10 +6,11 @@ Imported late, because it imports Optuna.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Worker:
         """Where the training of a trial keeps its state."""
         return self.task.folder / f"{self.study.study_name}.{number}.state.safetensors"
 
-    def trials(self, say: Callable[[str], None]) -> Iterator[tuple[Trial, Lease]]:
+    def trials(self) -> Iterator[tuple[Trial, Lease]]:
         """The trials that this worker shall run, one after another, until the study is done."""
         waits = False
         while True:
@@ -79,7 +80,7 @@ class Worker:
             if running and not waits:
                 waits = True
                 others = "a trial of another worker" if len(running) == 1 else f"{len(running)} trials of other workers"
-                say(f"{self.study.study_name}: waiting for {others}")
+                print(f"{self.study.study_name}: waiting for {others}", file=sys.stderr)
             time.sleep(POLL)
         self._sweep()
 

@@ -42,12 +42,12 @@ class Problem:
         return models.build_from(model, *shapes, *self.splits.maps(), generator(0, "init"))
 
     def __call__(self, folder: str = "run", build: Callable[..., Any] | None = None, **options: Any) -> Tuned:
-        search_options = {key: options.pop(key) for key in ("on_trial", "say") if key in options}
+        on_trial = options.pop("on_trial", None)
         given = {**self.given, "depends_on": options.pop("depends_on", {})}
         config = TuneConfig(**{"trials": 5, "pruner": "none", **options})
         place = self.folder / folder
         task = Task(self.model, self.fit, self.splits, build or self.build, config, place, "two_moons.maf", **given)
-        return search(task, show=False, **search_options)
+        return search(task, show=False, on_trial=on_trial)
 
     def study(self, folder: str = "run") -> optuna.Study:
         """As anybody reads it who has Optuna."""

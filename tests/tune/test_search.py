@@ -487,12 +487,13 @@ def test_trial_of_a_worker_that_lives_is_waited_for_and_taken_over_when_it_dies(
     assert lease is not None
     said: list[str] = []
 
-    def say(line: str) -> None:
+    def say(line: str, file: Any) -> None:
         said.append(line)
         assert [t[1] for t in problem.trials()] == ["COMPLETE", "RUNNING"]
         lease.release()
 
-    problem(trials=2, say=say)
+    monkeypatch.setattr(worker, "print", say, raising=False)
+    problem(trials=2)
     assert said == ["two_moons.maf: waiting for a trial of another worker"]
     assert [t[:2] for t in problem.trials()] == [(0, "COMPLETE"), (1, "COMPLETE")]
 

@@ -31,7 +31,7 @@ def work(folder: Path, splits: Splits, config: TuneConfig) -> None:
     model = models.configure("nice", {"num_steps": 2, "hidden_features": 8})
     given = {"given_model": ("num_steps", "hidden_features", "activation")}
     task = Task(model, FIT, splits, build, config, folder, "two_moons.nice", **given)
-    search(task, show=False, say=lambda line: None)
+    search(task, show=False)
 
 
 def main() -> None:
