@@ -32,7 +32,7 @@ from flowzoo.autoencoder import (
 )
 from flowzoo.config import ConfigError
 from flowzoo.data import Data, Splits
-from flowzoo.harness._known import differing, ids_of, keys_of, seen
+from flowzoo.harness._known_galaxies import differing, ids_of, keys_of, seen
 from flowzoo.harness._reconstruction import PARTS, PICTURES, Error, draw, errors, joined, reconstructed
 from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.folder import make_writable
