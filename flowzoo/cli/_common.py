@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
-Config = Annotated[Path | None, typer.Option("--config", help="YAML: data, models, train, bench.")]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML: data, models, train, bench, tune.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

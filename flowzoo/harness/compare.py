@@ -25,7 +25,7 @@ from flowzoo.harness.jobs import as_text, cell_job, remember, studies_from
 from flowzoo.harness.plan import Cell, default_out, make_plan
 from flowzoo.harness.reevaluate import with_metrics_of_now
 from flowzoo.harness.reporting import write_report
-from flowzoo.harness.run import fail_cell, take_twin
+from flowzoo.harness.run import fail_cell, flow_path, record_path, take_twin
 from flowzoo.harness.settings import Settings
 from flowzoo.harness.source import open_sources
 from flowzoo.harness.studies import Study, tuned_cells
@@ -78,7 +78,7 @@ class BenchResult:
         for known in self.records:
             if known.status != "ok" or known.dataset != self.records[0].dataset or known.fold:
                 continue
-            file = self.path / "checkpoints" / f"{known.stem}.safetensors"
+            file = flow_path(known.stem, self.path)
             nll = min((h["validation_nll"] for h in checkpoint.read_meta(file)["fit"]["history"]), default=0.0)
             if known.model not in best or nll < best[known.model][0]:
                 best[known.model] = (nll, file)
@@ -251,10 +251,10 @@ def execute(
 
 def _conclude(done: list[Record], folder: Path, command: str) -> BenchResult:
     finished = [
-        Finished(known, scores_of(known, folder / "cells" / f"{known.stem}.json") if known.status == "ok" else {})
+        Finished(known, scores_of(known, record_path(known.stem, folder)) if known.status == "ok" else {})
         for known in done
     ]
-    flows = {known.stem: folder / "checkpoints" / f"{known.stem}.safetensors" for known in done}
+    flows = {known.stem: flow_path(known.stem, folder) for known in done}
     written = write_report(finished, folder, flows, command)
     return BenchResult(written.table, folder, done, written.figures, written.verdicts)
 

@@ -17,7 +17,7 @@ from flowzoo import checkpoint, lease, record
 from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.harness.plan import Cell
-from flowzoo.harness.run import LEASES, state_paths
+from flowzoo.harness.run import LEASES, record_path, state_paths
 from flowzoo.harness.source import Source
 from flowzoo.record import Record
 from flowzoo.report import joined_hash
@@ -131,7 +131,7 @@ def finished_cells(cells: Sequence[Cell], folder: Path, *, force: bool = False) 
 
 def _known(cell: Cell, folder: Path) -> Record | None:
     """The record of a cell, if there is one; what was left of it must be of this very cell."""
-    path = folder / "cells" / f"{cell.stem}.json"
+    path = record_path(cell.stem, folder)
     known = record.load(path) if path.exists() else None
     if known is not None:
         if known.hash != cell.hash:

@@ -24,7 +24,7 @@ from flowzoo.config import ConfigError
 from flowzoo.harness.bench_config import BenchConfig
 from flowzoo.harness.given import refuse_local
 from flowzoo.harness.plan import Cell, make_plan
-from flowzoo.harness.run import LEASES, cpu_threads, fail_cell, run_cell
+from flowzoo.harness.run import LEASES, cpu_threads, fail_cell, record_path, run_cell
 from flowzoo.harness.settings import Settings, dump, read
 from flowzoo.harness.source import open_sources
 from flowzoo.harness.studies import Study, describe_trial, studies_of
@@ -97,7 +97,7 @@ def give_up(job: Job, reason: str) -> dict[str, Any]:
 
 def cell_job(cell: Cell, folder: Path, settings: str = "") -> Job:
     """The job of a cell."""
-    path = folder / "cells" / f"{cell.stem}.json"
+    path = record_path(cell.stem, folder)
     tuned = {"model": configs.to_dict(cell.model), "train": configs.to_dict(cell.fit)} if cell.tuned else None
     return Job("cell", cell.stem, str(folder.resolve()), settings, cell.hash, _digest(path), os.getcwd(), tuned)
 
@@ -222,7 +222,7 @@ def _cell_of(job: Job) -> Cell:
 
 def _do_cell(job: Job, show: bool | None) -> dict[str, Any]:
     cell, folder = _cell_of(job), Path(job.folder)
-    path = folder / "cells" / f"{cell.stem}.json"
+    path = record_path(cell.stem, folder)
     while not preempt.asked():
         held = lease.take(folder / LEASES / job.name)
         if held is None:

@@ -13,6 +13,7 @@ from flowzoo.harness import context_gain
 from flowzoo.harness.code import metric_digests
 from flowzoo.harness.evaluate import evaluate_flow
 from flowzoo.harness.plan import Cell
+from flowzoo.harness.run import flow_path, record_path
 from flowzoo.record import Record
 
 # What a cell is not asked for again: it is told by the training alone.
@@ -57,9 +58,9 @@ def evaluate_again(cell: Cell, known: Record, folder: Path, changed: Sequence[st
     Raises:
         FileNotFoundError, CheckpointError: if the flow is not there, or damaged.
     """
-    path = folder / "cells" / f"{cell.stem}.json"
+    path = record_path(cell.stem, folder)
     device = cell.source.splits.train.x.device
-    flow = checkpoint.load(folder / "checkpoints" / f"{cell.stem}.safetensors", device=device)
+    flow = checkpoint.load(flow_path(cell.stem, folder), device=device)
     found = evaluate_flow(flow, cell.source, cell.seed, cell.bench)
     kept = {*_COLUMNS, *(column.name for column in context_gain.COLUMNS)}
     note = f"metrics evaluated again, without training, because of {', '.join(changed)}"

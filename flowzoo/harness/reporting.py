@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flowzoo.harness.folder import TABLES, RunDirectoryError, command_of, held
+from flowzoo.harness.run import flow_path
 from flowzoo.record import Record
 from flowzoo.report import (
     Cell,
@@ -97,7 +98,7 @@ def report(runs: Sequence[Path], out: Path | None = None) -> tuple[Report, list[
         faults += [str(error) for error in errors]
     named = _named(found)
     flows = {
-        cell.record.stem: _relative(run / "checkpoints" / f"{old.record.stem}.safetensors")
+        cell.record.stem: _relative(flow_path(old.record.stem, run))
         for (run, old), cell in zip(found, named, strict=True)
     }
     if out is None and len(runs) == 1:

@@ -69,7 +69,7 @@ def run_cell(cell: Cell, folder: Path, *, show: bool | None = None, lease: Lease
         flow = cell.build()
         label = label_of(cell)
         result = train.fit(flow, splits, cell.fit, seed=cell.seed, checkpoint=state, label=label, show=show)
-        save_flow(flow, folder / "checkpoints" / f"{stem}.safetensors", cell, result)
+        save_flow(flow, flow_path(stem, folder), cell, result)
         metrics = {
             "num_parameters": float(sum(p.numel() for p in flow.parameters())),
             "train_steps": float(result.steps),
@@ -121,12 +121,10 @@ def fail_cell(cell: Cell, folder: Path, reason: str) -> Record:
 
 def take_twin(cell: Cell, twin: Record, folder: Path) -> Record:
     """Write the record of a tuned cell whose config is the default one, which has been run: a copy of all its files."""
-    path = folder / "cells" / f"{twin.stem}.json"
-    flow = (folder / "checkpoints" / f"{twin.stem}.safetensors").read_bytes()
-    write_atomic(folder / "checkpoints" / f"{cell.stem}.safetensors", flow)
+    write_atomic(flow_path(cell.stem, folder), flow_path(twin.stem, folder).read_bytes())
     note = "the config as it stood was the best of its study: this is the same training"
     done = replace(twin, model=cell.label, notes=[*twin.notes, note])
-    record.save(done, folder / "cells", record.load_scores(path))
+    record.save(done, folder / "cells", record.load_scores(record_path(twin.stem, folder)))
     return done
 
 
@@ -169,6 +167,16 @@ def label_of(cell: Cell) -> str:
 
 def _twin_state(state: Path) -> Path:
     return state.with_name(state.name.replace(".state.", ".without_context.state."))
+
+
+def record_path(stem: str, folder: Path) -> Path:
+    """Where the record of a cell lies in a run directory."""
+    return folder / "cells" / f"{stem}.json"
+
+
+def flow_path(stem: str, folder: Path) -> Path:
+    """Where the trained flow of a cell lies."""
+    return folder / "checkpoints" / f"{stem}.safetensors"
 
 
 def state_path(cell: Cell, folder: Path) -> Path:
