@@ -14,7 +14,7 @@ from flowzoo import config as configs
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness.bench_config import EVALUATION, BenchConfig
-from flowzoo.harness.code import code_digest
+from flowzoo.harness.digests import code_digest
 from flowzoo.harness.source import Source
 from flowzoo.metrics import configure as configure_metric
 from flowzoo.models import ModelConfig

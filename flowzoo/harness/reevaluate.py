@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowzoo import checkpoint, record
 from flowzoo.harness import context_gain
-from flowzoo.harness.code import metric_digests
+from flowzoo.harness.digests import metric_digests
 from flowzoo.harness.evaluate import evaluate_flow
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import flow_path, record_path

@@ -18,9 +18,9 @@ from flowzoo import checkpoint, record, train
 from flowzoo.data import Data, Splits
 from flowzoo.flow import ConditionalFlow
 from flowzoo.harness._reach import reach_of
-from flowzoo.harness.code import metric_digests
 from flowzoo.harness.context_gain import COLUMNS as GAIN_COLUMNS
 from flowzoo.harness.context_gain import context_gain
+from flowzoo.harness.digests import metric_digests
 from flowzoo.harness.evaluate import evaluate_flow
 from flowzoo.harness.memory import PeakMemory
 from flowzoo.harness.plan import Cell

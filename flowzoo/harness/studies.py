@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowzoo import config as configs
-from flowzoo.harness.code import code_digest
+from flowzoo.harness.digests import code_digest
 from flowzoo.harness.plan import Cell
 from flowzoo.harness.run import cpu_threads
 from flowzoo.registry import MODELS

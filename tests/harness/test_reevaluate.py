@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from flowzoo import record
-from flowzoo.harness import code, execute
+from flowzoo.harness import digests, execute
 from flowzoo.harness.folder import scores_of
 from flowzoo.harness.plan import Cell
 from flowzoo.metrics import Column, Evaluation
@@ -39,7 +39,7 @@ def edit(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def edited() -> None:
         monkeypatch.setattr(Spread, "factor", 2.0)
-        real = code.metric_digests()
+        real = digests.metric_digests()
         for module in ("reevaluate", "run"):
             monkeypatch.setattr(f"flowzoo.harness.{module}.metric_digests", lambda: {**real, "spread": "edited"})
 
@@ -107,14 +107,14 @@ def test_record_of_before_says_nothing_of_its_metrics(plan: Plan, tmp_path: Path
 
 
 def test_digest_is_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, digests = tmp_path / "script.py", []
-    monkeypatch.setattr(code, "_file", lambda kind: path)
+    path, found = tmp_path / "script.py", []
+    monkeypatch.setattr(digests, "_file", lambda kind: path)
     for text in ("one", "one", "two"):
         path.write_text(text)
-        code._of_metric.cache_clear()  # as another process
-        digests.append(code._of_metric(Spread))
-    code._of_metric.cache_clear()
-    assert digests[0] == digests[1] != digests[2]
+        digests._of_metric.cache_clear()  # as another process
+        found.append(digests._of_metric(Spread))
+    digests._of_metric.cache_clear()
+    assert found[0] == found[1] != found[2]
 
 
 def test_model_of_no_file_is_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,10 +124,10 @@ def test_model_of_no_file_is_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
         space: dict[str, Any] = {"__name__": "notebook"}
         exec(source, space)
         kinds.append(space["Mine"])
-    first, second = (code.code_digest(kind()) for kind in kinds)
-    assert first == code.code_digest(kinds[0]())
+    first, second = (digests.code_digest(kind()) for kind in kinds)
+    assert first == digests.code_digest(kinds[0]())
     assert first != second  # another kernel, whose class may be another
 
 
 def test_embedding_is_part_of_the_model() -> None:
-    assert code.code_digest(configure("maf", {})) != code.code_digest(configure("maf", {"embed": "mlp"}))
+    assert digests.code_digest(configure("maf", {})) != digests.code_digest(configure("maf", {"embed": "mlp"}))

@@ -31,7 +31,7 @@ def metric_digests() -> dict[str, str]:
 
 @lru_cache
 def _of_model(kind: type, embed: str | None) -> str:
-    own = ["flow.py", "arguments.py", "nets.py", "models/_*.py", "layers/*.py"]
+    own = ["flow.py", "arguments.py", "base.py", "nets.py", "bijectors/*.py", "models/_*.py", "layers/*.py"]
     return _digest([kind, *([] if embed is None else [EMBEDDINGS.get(embed)])], own if _is_ours(kind) else [])
 
 
