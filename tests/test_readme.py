@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def test_command_in_the_docs_can_be_typed(line: str) -> None:
 
 def yaml_of(path: Path | None) -> dict[str, Any]:
     """The content of a file of ours; of a reader's own nothing is known."""
-    if path is None or str(path) in OWN:
+    if path is None or str(path) in OWN or path.parts[0] == "runs":
         return {}
     content: dict[str, Any] = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
     return content
@@ -94,3 +96,39 @@ def test_link_leads_somewhere(page: Path) -> None:
         if anchor:
             heads = re.findall(r"^#+ (.+)$", (page.parent / file).read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads]
+
+
+def python_of(page: str) -> list[str]:
+    """The Python of a page, block by block."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def runs(code: str, folder: Path) -> str:
+    """What a script prints, in a process of its own: it registers and imports what it likes."""
+    (folder / "script.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["flow", "dataset", "metric"])
+def test_example_of_contributing_passes_its_suite(tmp_path: Path, which: int) -> None:
+    code = python_of("CONTRIBUTING.md")[which]
+    kind, name = (("flow", "shift"), ("dataset", "ring"), ("metric", "medianscore"))[which]
+    runs(f"from flowzoo.testing import check_{kind}\n{code}\ncheck_{kind}({name!r})\n", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_python_of_the_readme_runs(tmp_path: Path) -> None:
+    assert "torch.Size([100, 5])" in runs(python_of("README.md")[0], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_numbers_of_fields_are_what_its_script_prints(tmp_path: Path) -> None:
+    said = runs(python_of("docs/fields.md")[1], tmp_path)
+    page = (ROOT / "docs/fields.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"\| (gaussian|lognormal)[^|]* \| ([\d.]+ \+- [\d.]+) \|", page))
+    assert dict(re.findall(r"(gaussian|lognormal): ([\d.]+ \+- [\d.]+)", said)) == table
