@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowzoo.inference._inferred import of_observations
 from flowzoo.inference._pareto import pareto_k
+from flowzoo.inference._scipy_priors import Samples
 from flowzoo.inference._scoring import NoPosterior, Target
 from flowzoo.inference.priors import Prior
 
@@ -20,6 +21,7 @@ Proposal = Prior | tuple[Callable[[int, torch.Generator], Tensor], Callable[[Ten
 HEAVY = 0.7  # Pareto k over which an estimate is not to be trusted (Vehtari et al. 2024)
 LEAST = 100  # effective draws
 ADVICE = "take the method mcmc, or in Python more proposals or others, nearer to the posterior"
+OF_SAMPLES = "give more samples of the prior, or the prior as a distribution"
 ROOM = 2**22  # proposals of all observations that are scored at once
 
 
@@ -58,7 +60,8 @@ def importance(
         generator: of both kinds of draws.
         proposal: g, by default the prior: another prior, or a pair ``(sample, log_prob)`` of functions,
             ``sample(count, generator)`` being ``(count, D)`` for all observations or ``(count, K, D)``.
-        proposals: draws of g for each observation; by default 10 for each draw that is wanted, 10000 at least.
+        proposals: draws of g for each observation; by default 10 for each draw that is wanted, 10000 at least. A prior
+            of samples proposes each of them once: taken twice, they would count twice and know no more.
         device: of the draws.
 
     Raises:
@@ -67,11 +70,14 @@ def importance(
     """
     if proposal is not None and not prior.has_density:
         raise ValueError("a prior without a density is its own proposal; leave proposal out, or give another prior")
+    advice = ADVICE if prior.has_density else OF_SAMPLES
     size = max(10_000, 10 * count) if proposals is None else proposals
     if size < 2:
         raise ValueError(f"proposals must be at least 2; got {size}")
     given: Proposal = prior if proposal is None else proposal
     sample, density = (given.sample, given.log_prob) if isinstance(given, Prior) else given
+    if isinstance(given, Samples):
+        sample, size = given.sample_once, min(size, len(given.theta))
     theta = sample(size, generator).to(device).double()
     shared, own = (size, prior.dim), (size, observations, prior.dim)
     if tuple(theta.shape) not in (shared, own):
@@ -93,7 +99,7 @@ def importance(
     weights = torch.where(extra.isneginf(), -torch.inf, likelihood + extra)
     nothing = ~weights.isfinite().any(0)
     if bool(nothing.any()):
-        raise NoPosterior("no proposal has a density", nothing, ADVICE)
+        raise NoPosterior("no proposal has a density", nothing, advice)
     total = weights.logsumexp(0)
     share = (weights - total).exp()
     ess, shape = 1 / share.square().sum(0), pareto_k(weights)
@@ -106,20 +112,20 @@ def importance(
     height = likelihood.T.gather(1, chosen) - evidence[:, None]
     if prior.has_density:
         height = height + prior.log_prob(drawn)
-    return Weighted(drawn.transpose(0, 1), height.T, evidence, ess, shape, _remarks(ess, shape, size))
+    return Weighted(drawn.transpose(0, 1), height.T, evidence, ess, shape, _remarks(ess, shape, size, advice))
 
 
-def _remarks(ess: Tensor, shape: Tensor, size: int) -> list[str]:
+def _remarks(ess: Tensor, shape: Tensor, size: int, advice: str) -> list[str]:
     said = []
     heavy, few = shape > HEAVY, ess < LEAST
     if bool(heavy.any()):
         said.append(
             f"importance weights have a heavy tail for {of_observations(heavy)} (Pareto k up to "
-            f"{float(shape.max()):.2f}, over {HEAVY}): do not trust these posteriors; {ADVICE}"
+            f"{float(shape.max()):.2f}, over {HEAVY}): do not trust these posteriors; {advice}"
         )
     if bool(few.any()):
         said.append(
             f"fewer than {LEAST} of {size} proposals count for {of_observations(few)} (effective sample size down to "
-            f"{float(ess.min()):.1f}): draws repeat one another; {ADVICE}"
+            f"{float(ess.min()):.1f}): draws repeat one another; {advice}"
         )
     return said

@@ -15,10 +15,12 @@ class Inferred:
     Args:
         theta: ``(L, K, D)`` draws of equal weight, in float64, in the units of the parameters.
         log_prob: ``(L, K)`` log posterior density of each; normalised where ``log_evidence`` is known, otherwise up to
-            a constant for each observation.
+            a constant for each observation. With a likelihood and a prior without a density it is the log of posterior
+            over prior.
         log_evidence: ``(K,)`` log of the integral of likelihood times prior; zeros for a posterior flow; None where
             it is not known.
-        best: ``(K, D)``, the parameters of the highest posterior density that were found (MAP).
+        best: ``(K, D)``, the parameters of the highest posterior density that were found (MAP); NaN where a likelihood
+            has a prior without a density.
         method: grid, importance, mcmc, or direct for a posterior flow.
         diagnostics: numbers ``(K,)`` by name, those that the method has.
         warnings: a line each.

@@ -96,13 +96,19 @@ class Samples(Prior):
             ValueError: always.
         """
         raise ValueError(
-            "a prior given by samples has no density; take the method importance, or give the prior as a distribution"
+            "a prior given by samples has no density, and nor have posteriors under it, which can be drawn (method "
+            "importance) but not scored or calibrated; for that give the prior as a distribution"
         )
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """``(count, D)`` of the draws, with replacement."""
         rows = torch.randint(len(self.theta), (count,), generator=generator, device=generator.device)
         return self.theta.to(rows.device)[rows].float()
+
+    def sample_once(self, count: int, generator: torch.Generator) -> Tensor:
+        """Of the draws ``count`` or, if there are fewer, all, each once and in any order: ``(at most count, D)``."""
+        rows = torch.randperm(len(self.theta), generator=generator, device=generator.device)[:count]
+        return self.theta.to(rows.device)[rows]
 
     def to_unit(self, theta: Tensor) -> Tensor:
         """By the share of the draws below, interpolated."""

@@ -294,7 +294,7 @@ class Posterior:
             if self.prior is None:
                 return scorer(theta)
             prior = theta.new_zeros(theta.shape[:-1])
-            if self.theta == "context" and self.prior.has_density:
+            if self.theta == "context":
                 prior = self.prior.log_prob(theta)
             possible = self.prior.covers(theta) & prior.isfinite()
             # At parameters that cannot be the flow is not asked: of the logarithm of 0 it would be NaN, and that said.
@@ -304,6 +304,9 @@ class Posterior:
         return density
 
     def _best(self, scorer: Scorer, found: Found, generator: torch.Generator) -> Tensor:
+        if self.theta == "context" and self.prior is not None and not self.prior.has_density:
+            # The highest likelihood is no substitute: it may lie where there is no draw of the prior.
+            return torch.full_like(found.theta[0], math.nan)
         line = torch.full((self.dim,), math.inf, dtype=torch.float64)
         low, high = (-line, line) if self.prior is None else (self.prior.low, self.prior.high)
         density = self._posterior_density(scorer, found.theta[0])

@@ -273,6 +273,17 @@ def test_prior_is_matched_by_name_and_not_by_place(flow: Path, tmp_path: Path):
         assert bool((theta[..., 1] >= 1).all())
 
 
+def test_prior_of_samples_has_no_map(flow: Path, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
+    prior = {"kind": "samples", "theta": np.random.default_rng(0).normal(size=(2000, 2)).tolist()}
+    done = infer_file(flow, tmp_path / "a", x=tmp_path / "x.npy", n=200, prior=prior)
+    assert done.found.method == "importance"
+    said = json.loads((tmp_path / "a/summary.json").read_text())["observations"][0]["parameters"]["theta1"]
+    assert said["map"] is None
+    assert said["mean"] == pytest.approx(float(done.found.mean[0, 0]))
+    assert (tmp_path / "a/corner.png").exists()
+
+
 def test_prior_files(tmp_path: Path):
     file = tmp_path / "prior.yaml"
     # YAML cuts at the comma within the brackets, and two keys are "1)" then.

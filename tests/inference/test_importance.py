@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowzoo.inference import Gaussian, Posterior
+from flowzoo.inference import Gaussian, Posterior, Samples
 from flowzoo.inference._pareto import pareto_k
 from flowzoo.seeding import generator
 
@@ -70,6 +70,22 @@ def test_proposal_of_each_observation_is_a_pair_of_functions(known):
             generator=generator(0, "s"),
             proposal=(lambda n, g: torch.zeros(5, 2), law.log_prob),
         )
+
+
+def test_samples_of_a_prior_know_no_more_than_there_are(known):
+    exact = known(2, 1)
+    sd = exact.covariance.diagonal().sqrt()
+    off, size = [], []
+    for seed in range(40):
+        prior = Samples(exact.prior.sample(400, generator(seed, "prior")))
+        found = Posterior(exact.flow, prior).sample(exact.x, 2000, generator=generator(seed, "s"))
+        off.append((found.mean - exact.mean)[0] / sd)
+        size.append(1 / (1 / 2000 + 1 / float(found.diagnostics["ess"])))
+        # Fewer than a hundred of them count, and neither mcmc nor another proposal is a way out.
+        assert any("of 400 proposals count" in text for text in found.warnings)
+        assert not any("mcmc" in text for text in found.warnings)
+    chi2 = float((torch.stack(off).square().sum(1) * torch.tensor(size)).sum())
+    assert 46 < chi2 < 124, "80 squares: the central 99.8 %"
 
 
 def test_few_effective_draws_are_said(known):

@@ -120,11 +120,15 @@ def test_auto_takes_the_method_that_will_do(known):
     found = Posterior(exact.flow, samples).sample(exact.x, 2000, generator=generator(0, "s"))
     assert found.method == "importance"
     sd = exact.covariance.diagonal().sqrt()
-    count = 1 / (1 / 2000 + 2 / float(found.diagnostics["ess"]))  # the samples of the prior are a draw as well
+    count = 1 / (1 / 2000 + 1 / float(found.diagnostics["ess"]))
     assert float(((found.mean - exact.mean) / sd).abs().max()) < 4 / math.sqrt(count)
     # Without the density of the prior the log-density is that of the likelihood, over the evidence.
     likelihood = exact.flow.log_prob(exact.x, found.theta)
     torch.testing.assert_close(found.log_prob, likelihood - found.log_evidence)
+    # Nor is there a MAP: the highest likelihood is another point.
+    assert bool(found.best.isnan().all())
+    with pytest.raises(ValueError, match="not scored or calibrated"):
+        Posterior(exact.flow, samples).log_prob(found.theta, exact.x)
     assert Posterior(exact.flow, exact.prior).method_for("auto") == "grid"
     five = known(5, 1)
     assert Posterior(five.flow, five.prior).method_for("auto") == "mcmc"

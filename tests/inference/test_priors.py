@@ -73,7 +73,10 @@ def test_samples_have_no_density_and_know_their_quantiles():
     torch.testing.assert_close(prior.from_unit(torch.tensor([[0.25, 0.5]])), torch.tensor([[0.25, 5.0]]))
     rows = prior.sample(1000, generator(0, "s"))
     torch.testing.assert_close(rows[:, 1], 10 * rows[:, 0])  # rows of the draws, not columns mixed
-    with pytest.raises(ValueError, match="no density; take the method importance"):
+    once = prior.sample_once(1000, generator(0, "s"))
+    torch.testing.assert_close(once[:, 0].sort().values, theta[:, 0].double())
+    assert len(prior.sample_once(7, generator(0, "s")).unique(dim=0)) == 7
+    with pytest.raises(ValueError, match="no density"):
         prior.log_prob(theta)
 
 
