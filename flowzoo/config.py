@@ -48,6 +48,8 @@ def make(cls: type[C], values: Mapping[str, Any], where: str) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f".{part}" for part in first["loc"][:1])
+        if first["type"] == "missing":
+            raise ConfigError(f"{where} needs {name[1:]}; `flowzoo options {where}` says what it is") from None
         text = str(first["msg"]).removeprefix("Value error, ")
         came = f" (got {first['input']!r})" if name else ""
         raise ConfigError(f"{where}{name}: {text}{came}") from None

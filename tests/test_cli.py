@@ -526,6 +526,14 @@ def test_fit_takes_the_config_of_a_bench_with_folds_and_trains_on_one_split(run:
         "data: {name: two_moons, num_events: 300}\nmodels: {maf: {num_steps: 1, hidden_features: 8}}\n"
         "train: {steps: 5}\nbench: {folds: 3}\n"
     )
-    done = run("fit", "--model", "maf", "--config", "run.yaml", "--out", "flow.safetensors")
+    done = run("fit", "--config", "run.yaml", "--out", "flow.safetensors")  # which names one model
     assert done.status == 0
     assert read_meta("flow.safetensors")["split"]["fold"] is None
+
+
+def test_fit_of_no_model_says_what_to_give(run: Run) -> None:
+    done = run("fit", *MOONS, "--out", "flow.safetensors")
+    assert (done.status, done.err) == (
+        2,
+        "flowzoo: fit trains one model; give --model, one of `flowzoo models`, or a --config with one\n",
+    )

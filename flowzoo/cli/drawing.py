@@ -63,7 +63,7 @@ def sample(
             warn=_warn,
         )
     typer.echo(done.flow)
-    typer.echo(f"{done.path}: {done.rows} events for {done.galaxies} contexts")
+    typer.echo(f"{done.path}: {done.rows} events for {done.galaxies} context{'s' * (done.galaxies != 1)}")
 
 
 def density(

@@ -118,8 +118,8 @@ def bench(
 
 @preempt.heeded()
 def fit(
-    model: Annotated[str, typer.Option(help="The model (see `flowzoo models`).")],
     out: Annotated[Path, typer.Option(help="Where to write the flow: a .safetensors file.")],
+    model: Annotated[str | None, typer.Option(help="The model (see `flowzoo models`), or that of --config.")] = None,
     data: DataNames = None,
     config: Config = None,
     sets: Sets = None,
@@ -142,6 +142,8 @@ def fit(
     sets = [*(sets or []), "bench.baseline=false", "bench.folds=0"]
     with joined() as world:
         settings = settings_of(config, model, data, sets, str(seed), steps, minutes, device)
+        if not settings.models:
+            raise ConfigError("fit trains one model; give --model, one of `flowzoo models`, or a --config with one")
         cells = plan_of(settings)
         if len(cells) != 1:
             raise ConfigError(f"fit trains one model on one dataset; this is {len(cells)} cells: use bench")

@@ -148,8 +148,8 @@ def texts(column: np.ndarray) -> list[str]:
     return [v.decode() if isinstance(v, bytes) else str(v) for v in column.tolist()]
 
 
-def factorise(column: np.ndarray, name: str) -> Tensor:
-    """Labels as 0, 1, ..., in sorted order, so that a split does not depend on the order of the rows.
+def factorise(column: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels as 0, 1, ..., in sorted order, so that a split does not depend on the order of the rows; and as texts.
 
     Raises:
         ValueError: if a row has none.
@@ -160,7 +160,10 @@ def factorise(column: np.ndarray, name: str) -> Tensor:
     if empty:
         raise ValueError(f"group column '{name}': {empty} of {len(column)} rows have no value")
     labels = column if column.dtype.kind in "biuf" else np.array(texts(column))
-    return torch.from_numpy(np.unique(labels, return_inverse=True)[1]).long()
+    found, index = np.unique(labels, return_inverse=True)
+    # A column of whole numbers, of which some row had none, was read as floats.
+    whole = found.dtype.kind == "f" and bool((found == found.round()).all() and (np.abs(found) < 2**53).all())
+    return torch.from_numpy(index).long(), tuple(map(str, (found.astype(int) if whole else found).tolist()))
 
 
 def parts(column: np.ndarray, name: str) -> Tensor:

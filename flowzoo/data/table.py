@@ -139,7 +139,9 @@ class Table:
         context = np.stack(parts_, 1) if parts_ else np.zeros((int(keep.sum()), 0))
         notes += filling
 
-        groups = None if self.group is None else factorise(source.column(self.group)[keep], self.group)
+        groups, group_names = None, tuple[str, ...]()
+        if self.group is not None:
+            groups, group_names = factorise(source.column(self.group)[keep], self.group)
         columns = [*given, *map(flag_of, fills)]
         x32, context32 = (
             torch.from_numpy(single(values, labels)) for values, labels in ((x, list(found)), (context, columns))
@@ -163,6 +165,7 @@ class Table:
             context=contexts if given else None,
             context_index=index if given else None,
             groups=groups,
+            group_names=group_names,
             names=tuple(found),
             units=self._units([*found]),
             context_names=tuple(columns),

@@ -133,7 +133,7 @@ def from_training_data(trained: Trained, *, part: str = "test", n: int | None = 
     first[owner] = row
     torn = (contexts[first[owner]] != contexts[row]).flatten(1).any(1)
     names = splits.data.group_names
-    ids = np.array([str(names[int(k)]) for k in labels]) if len(names) else labels.numpy()
+    ids = _as_numbers(np.array([str(names[int(k)]) for k in labels])) if len(names) else labels.numpy()
     if bool(torn.any()):
         galaxy = ids[int(owner[torn.nonzero()[0, 0]])]
         raise ConfigError(
@@ -141,6 +141,15 @@ def from_training_data(trained: Trained, *, part: str = "test", n: int | None = 
             "give --contexts, a table with one row for each context"
         )
     return Galaxies(ids, contexts[first], counts.numpy() if n is None else np.full(len(ids), n), id_name)
+
+
+def _as_numbers(labels: np.ndarray) -> np.ndarray:
+    """Labels that are whole numbers as such, as a table of theirs would have them; others as they are."""
+    try:
+        numbers = labels.astype(np.int64)
+    except (ValueError, OverflowError):
+        return labels
+    return numbers if (numbers.astype(str) == labels).all() else labels
 
 
 def source_of(trained: Trained) -> Source:

@@ -136,7 +136,7 @@ def _history(result: train.FitResult) -> Tensor:
 
 def _in_words(result: train.FitResult) -> str:
     """How a training went: why it stopped, with whom it shared its time, and by which engine if not the plain one."""
-    others = f"; at once with {result.together - 1} other seeds, whose share of the time is not counted"
+    others = f"; at once with {result.together - 1} more of its seeds, whose share of the time is not counted"
     engine = "" if result.engine == "eager" else f"; engine {result.engine}"
     return f"{result.reason}{others if result.together > 1 else ''}{engine}"
 

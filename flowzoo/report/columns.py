@@ -85,12 +85,12 @@ def plain(name: str, digits: int = 3) -> Callable[[Row], str]:
     return lambda row: significant(row[name], digits) if has(row, name) else ""
 
 
-def with_floor(name: str, digits: int = 3) -> Callable[[Row], str]:
-    """A value with its noise floor behind it, in brackets."""
+def with_floor(name: str, digits: int = 3, floor: str = "") -> Callable[[Row], str]:
+    """A value with its noise floor behind it, in brackets; ``floor`` is the column, mostly ``<name>_floor``."""
 
     def text(row: Row) -> str:
-        floor = plain(f"{name}_floor", digits)(row)
-        return plain(name, digits)(row) + (f" ({floor})" if floor and has(row, name) else "")
+        beside = plain(floor or f"{name}_floor", digits)(row)
+        return plain(name, digits)(row) + (f" ({beside})" if beside and has(row, name) else "")
 
     return text
 
@@ -205,8 +205,32 @@ POSTERIORS = (
     ),
 )
 
-# A dataset has a block of each of these that has something to say: what its title adds, and the columns.
-PARTS = (("", MAIN), ("field statistics", FIELDS), ("point statistics", POINTS), ("posteriors", POSTERIORS))
+_PARTS = (("", MAIN), ("field statistics", FIELDS), ("point statistics", POINTS), ("posteriors", POSTERIORS))
+
+
+def parts() -> list[tuple[str, tuple[Shown, ...]]]:
+    """A dataset has a block of each of these that has something to say: what its title adds, and the columns."""
+    return [*_PARTS, ("other metrics", _of_others())]
+
+
+def _of_others() -> tuple[Shown, ...]:
+    """Every column of the metrics that are not flowzoo's own, but for floors, which stand beside their column."""
+    from flowzoo.registry import METRICS
+
+    try:
+        kinds = [METRICS.get(name) for name in METRICS.names()]
+    except ImportError:  # one lacks its package: the numbers of the others still stand
+        return ()
+    columns = [column for kind in kinds if not kind.__module__.startswith("flowzoo.") for column in kind.columns]
+    floors = {column.floor for column in columns}
+    return tuple(
+        Shown(f"{column.name} (floor)", (column.name, column.floor), with_floor(column.name, floor=column.floor))
+        if column.floor
+        else Shown(column.name, (column.name,), with_word(column.name, 3))
+        for column in columns
+        if column.name not in floors
+    )
+
 
 # That these are empty needs a word only beside models that have them.
 OPTIONAL = {

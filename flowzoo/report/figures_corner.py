@@ -75,7 +75,7 @@ def corner(found: Shown, model: str, k: int = 0) -> Figure:
         if i:
             figure.text(0.2 / page, at_y / height, _folded(found, column, tile), rotation=90, **name)
     write(0.14, f"{verbatim(found.dataset)}: {called(found, k)}", fontsize=12, fontweight="bold")
-    write(0.4, described(found, k, 1.35 * page), fontsize=9, color=INK)
+    write(0.4, described(found, k, (page - 0.3) * 10 / 9), fontsize=9, color=INK)
     _legend(figure, found, model, 9 if small else 8.5)
     figure.text(0.12 / page, 0.05 / height, note([galaxy], [model], rest(found, COLUMNS)), fontsize=8, color=INK)
     return figure

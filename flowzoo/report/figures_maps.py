@@ -114,7 +114,8 @@ def gallery(found: Shown, channel: int = 0) -> Figure:
                 _show(at, maps[b, column], which, colours[b], found)
     for b, (values, scale) in enumerate(zip(titles, scales, strict=True)):
         x = left + b * (block + _BLOCK_GAP)
-        write(x + block / 2, top - 0.08, values, fontsize=10, ha="center", va="bottom")
+        size = min(10.0, 10 * (block + 0.5 * _BLOCK_GAP) / max(1e-6, *map(width, values.split("\n"))))  # some are wide
+        write(x + block / 2, top - 0.08, values, fontsize=size, ha="center", va="bottom")
         if scale is not None:
             _bar(figure, axes(x, height - bottom + 0.08, block, _BAR), scale, found, channel)
     if found.note:

@@ -126,7 +126,7 @@ def particles(found: Shown, model: str) -> Figure:
     for g, galaxy in enumerate(blocks):
         left = _LEFT + g * (block + _BLOCK_GAP)
         write(left, _TOP - 0.46, called(found, g), fontsize=10.5, fontweight="bold")
-        write(left, _TOP - 0.27, described(found, g, 1.4 * block), fontsize=8.5, color=INK)
+        write(left, _TOP - 0.27, described(found, g, block * 10 / 8.5), fontsize=8.5, color=INK)
         for column, head in enumerate(("real", model, "residual")):
             size = min(9.0, 10 * tile / width(head))
             x = left + column * (tile + _GAP) + tile / 2

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowzoo.report.columns import OPTIONAL, PARTS, Row, Shown, by_dataset, has, name_of
+from flowzoo.report.columns import OPTIONAL, Row, Shown, by_dataset, has, name_of, parts
 from flowzoo.report.table import Missing, Table
 from flowzoo.report.verdict import Verdict
 
@@ -145,8 +145,9 @@ def to_latex(table: Table) -> str:
 def blocks(table: Table) -> list[Block]:
     """The table as text, a block per dataset, with the columns that have something to say there."""
     found: list[Block] = []
+    every = parts()
     for dataset, of_dataset in by_dataset(table).items():
-        for part, columns in PARTS:
+        for part, columns in every:
             block = _block(dataset, of_dataset, table.missing, part, columns)
             if not part or len(block.headings) > 1:
                 found.append(block)

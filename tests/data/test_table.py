@@ -354,7 +354,7 @@ def test_no_rows_are_refused(tmp_path):
 def test_x_must_name_a_column(npz):
     with pytest.raises(ConfigError, match="x names no column"):
         load(path=npz, x="")
-    with pytest.raises(ConfigError, match="Field required"):
+    with pytest.raises(ConfigError, match=r"^table needs x; `flowzoo options table` says what it is$"):
         configure("table", {"path": npz})
 
 
@@ -761,3 +761,16 @@ def test_fill_is_exact_in_the_notes_which_travel_with_a_flow(tmp_path):
     data = load(path=write(tmp_path, x=np.random.default_rng(1).normal(size=300), m=m), context="m", x="x", missing=-99)
     found = data.context[data.context[:, 1] == 1, 0].unique()
     assert data.fills == {"m": float(found)}
+
+
+def test_groups_keep_their_labels(tmp_path):
+    rows = {"t": np.arange(6.0), "id": np.array([4707, 4700, 4707, 12, 12, 4700])}
+    made = load(path=write(tmp_path, **rows), x="t", group="id")
+    assert made.group_names == ("12", "4700", "4707")
+    assert [made.group_names[g] for g in made.groups] == ["4707", "4700", "4707", "12", "12", "4700"]
+    rows["id"] = np.array([0.5, 2.0, 0.5, 2.0, 2.0, 0.1])
+    assert load(path=write(tmp_path, **rows), x="t", group="id").group_names == ("0.1", "0.5", "2.0")
+    rows["id"] = np.array([5.0, 7.0, 5.0, 5.0, 7.0, 7.0])
+    assert load(path=write(tmp_path, **rows), x="t", group="id").group_names == ("5", "7")
+    rows["id"] = np.array(["NGC 1", "M 31", "M 31", "M 31", "M 31", "M 31"])
+    assert load(path=write(tmp_path, **rows), x="t", group="id").group_names == ("M 31", "NGC 1")

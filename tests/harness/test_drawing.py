@@ -320,12 +320,13 @@ def test_memory_does_not_grow_with_the_number_of_particles(tmp_path: Path, endin
 
 @pytest.fixture
 def trained(plan: Plan, tmp_path: Path) -> Cell:
-    """maf after 20 steps on ten galaxies of 20 to 29 particles; galaxy k has the context (k, k^2)."""
+    """maf after 20 steps on ten galaxies of 20 to 29 particles; galaxy k, called 4700 + k, has the context (k, k^2)."""
     source, counts = np.random.default_rng(0), 20 + np.arange(10)
     galaxy = np.repeat(np.arange(10), counts)
     table = {"x": source.normal(size=len(galaxy)), "y": source.normal(size=len(galaxy)), "k": galaxy, "k2": galaxy**2}
+    table["name"] = 4700 + galaxy
     pd.DataFrame(table).to_csv(tmp_path / "particles.csv", index=False)
-    options = {"path": str(tmp_path / "particles.csv"), "x": "x,y", "context": "k,k2", "group": "k"}
+    options = {"path": str(tmp_path / "particles.csv"), "x": "x,y", "context": "k,k2", "group": "name"}
     cell = plan(data="table", options=options, split_seed=3)[0]
     fit_one(cell, tmp_path / "flow.safetensors")
     return cell
@@ -337,9 +338,9 @@ def test_galaxies_of_the_training_data_are_drawn_in_their_own_numbers(trained: C
     parts = ["train", "validation", "test"] if part == "all" else [part]
     labels = torch.cat([getattr(splits, name).groups for name in parts])
     table = drawn(tmp_path, galaxies=None, part=part)
-    assert np.array_equal(np.sort(table["id"]), np.sort(labels.numpy()))
-    assert np.array_equal(table["k"], table["id"])
-    assert np.array_equal(table["k2"], table["id"] ** 2)
+    assert np.array_equal(np.sort(table["id"]), np.sort(4700 + labels.numpy()))
+    assert np.array_equal(table["k"], table["id"] - 4700)
+    assert np.array_equal(table["k2"], table["k"] ** 2)
 
 
 def test_flow_of_a_fold_has_the_test_galaxies_of_that_fold(trained: Cell, tmp_path: Path) -> None:
@@ -348,9 +349,9 @@ def test_flow_of_a_fold_has_the_test_galaxies_of_that_fold(trained: Cell, tmp_pa
         cell = replace(trained, source=source, bench=bench)
         fit_one(cell, tmp_path / "flow.safetensors", overwrite=True)
         ids = np.unique(drawn(tmp_path, f"{cell.source.fold}.npz", galaxies=None, warn=said.append)["id"])
-        assert np.array_equal(ids, np.unique(cell.source.splits.test.groups.numpy()))
+        assert np.array_equal(ids, 4700 + np.unique(cell.source.splits.test.groups.numpy()))
         tested += ids.tolist()
-    assert sorted(tested) == list(range(10))
+    assert sorted(tested) == list(range(4700, 4710))
     # Of ten galaxies a fold may leave out those with the smallest k.
     assert all("far outside what the flow was trained on: in context" in line for line in said)
 
@@ -363,7 +364,7 @@ def test_numbers_of_the_training_data_give_way_to_n(trained: Cell, tmp_path: Pat
 def test_table_of_the_same_contexts_gives_the_same_draws(trained: Cell, tmp_path: Path) -> None:
     own = drawn(tmp_path, galaxies=None, part="all", n=50)
     k = np.arange(10)
-    pd.DataFrame({"id": k, "k": k, "k2": k**2}).to_csv(tmp_path / "galaxies.csv", index=False)
+    pd.DataFrame({"id": 4700 + k, "k": k, "k2": k**2}).to_csv(tmp_path / "galaxies.csv", index=False)
     given = drawn(tmp_path, "given.npz", n=50)
     assert all(np.array_equal(own[name], given[name]) for name in own)
 
@@ -554,3 +555,9 @@ def test_contexts_that_are_images_are_no_tables(tmp_path: Path, galaxies: pd.Dat
     words = r"the context \(1, 4, 4\) is or holds an image, .* an array 'context' \(rows, 1, 4, 4\)"
     with pytest.raises(ConfigError, match=words):
         drawn(tmp_path)
+
+
+@pytest.mark.parametrize("texts", [["12", "007"], ["12", "M 31"], ["12", "9" * 30], ["12", "4.0"]])
+def test_labels_that_are_no_whole_numbers_stay_texts(texts: list[str]) -> None:
+    assert _galaxies._as_numbers(np.array(texts)).tolist() == texts
+    assert _galaxies._as_numbers(np.array(["12", "-4700"])).tolist() == [12, -4700]

@@ -64,7 +64,7 @@ def test_seeds_at_once_give_the_table_of_seeds_one_by_one(plan: Plan, joints: li
         assert one.keys() == other.keys()
         scores = [name for name in one if name == "nll_nats" or name.isdigit()]
         assert {name: one[name] for name in scores} == pytest.approx({name: other[name] for name in scores}, abs=1e-3)
-    assert sum("at once with 2 other seeds" in note for note in notes("run")) == 3
+    assert sum("at once with 2 more of its seeds" in note for note in notes("run")) == 3
     assert not any("at once" in note for note in notes("alone"))
     assert not list(Path("run").rglob("*.state.*"))
     assert not Path("run", LEASES).exists()

@@ -8,6 +8,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+import flowzoo.registry
+from flowzoo.metrics import Column
 from flowzoo.record import Record
 from flowzoo.report.columns import rounded, significant
 from flowzoo.report.render import (
@@ -345,3 +347,25 @@ def test_no_point_statistics_leave_no_block_and_no_footnote():
 def test_model_without_point_statistics_beside_one_that_has_them_has_its_reason():
     table = make_table([cell("maf", SHARED, **POINTS), cell("nsf", SHARED, **POINTS, drop="c2st c2st_floor")])
     assert blocks(table)[1].reasons == ["C2ST of nsf: it was not asked for"]
+
+
+def test_columns_of_metrics_of_others_have_a_block_of_their_own(monkeypatch):
+    class Ours:
+        columns = (
+            Column("spread", "lower", "standard deviation of log q, nats", "spread_noise"),
+            Column("spread_noise", "none", "the same of two halves"),
+            Column("tail_p", "higher", "p-value of the tail", good=0.05, bad=0.001),
+        )
+
+    monkeypatch.setattr(flowzoo.registry.METRICS, "get", lambda name: Ours)
+    monkeypatch.setattr(flowzoo.registry.METRICS, "names", lambda: ["ours"])
+    numbers = {"spread": 0.5, "spread_noise": 0.25, "tail_p": 0.01}
+    made = make_table([cell("a", SHARED, **numbers), cell("b", SHARED - 1, drop="tail_p", **numbers)])
+    block = blocks(made)[-1]
+    assert block.title == "maps, other metrics"
+    assert block.headings == ["model", "spread (floor)", "tail_p"]
+    assert block.rows == [["a", "0.500 (0.250)", "0.0100 doubtful"], ["b", "0.500 (0.250)", ""]]
+    assert block.reasons == ["tail_p of b: it was not asked for"]
+    assert block.legend == ["spread: standard deviation of log q, nats", "tail_p: p-value of the tail"]
+    for text in (terminal(made), to_markdown(made), to_latex(made)):
+        assert "other metrics" in text
