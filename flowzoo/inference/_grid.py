@@ -165,7 +165,7 @@ def _first(target: Target, low: Tensor, high: Tensor, observations: int, sent: S
     even = torch.tensor([[1, 0, 0], [3 / 8, 3 / 4, -1 / 8], [0, 1, 0], [-1 / 8, 3 / 4, 3 / 8], [0, 0, 1]]).to(values)
     known = _tiles.finite(values)
     coarse = known[(slice(None), *[slice(None, None, 2)] * dim)]
-    doubt = _doubt(_tiles.along(coarse, [even] * dim), values, ~_both_even(NODES, dim, low.device))
+    doubt = _doubt(_tiles.along(coarse, [even] * dim), values)
     top = _tiles.ceiling(values, doubt)
     unseen = top - known.flatten(1).amax(1) > RESOLVED
     tiles = Tiles(values, rows, place, width, doubt, unseen, top, top, sent.missed_by(values, rows, place, width, top))
@@ -183,12 +183,11 @@ def _halved(target: Target, tiles: Tiles, height: Tensor, sent: Scouts) -> Tiles
     values[:, old] = tiles.values.flatten(1)
     values[:, ~old] = target(tiles.low[:, None] + tiles.width[:, None] * new, tiles.rows)
     children, expected = _tiles.cut(values), _tiles.cut(predicted)
-    mask = _tiles.cut((~old)[None].expand(len(values), *[wide] * dim))
     half = torch.cartesian_prod(*[torch.arange(2, device=tiles.low.device)] * dim).reshape(-1, dim)
     width = (tiles.width / 2).repeat_interleave(2**dim, 0)
     place = tiles.low.repeat_interleave(2**dim, 0) + half.repeat(len(values), 1) * width
     rows = tiles.rows.repeat_interleave(2**dim)
-    doubt, seen = _doubt(expected, children, mask), torch.zeros_like(rows, dtype=torch.bool)
+    doubt, seen = _doubt(expected, children), torch.zeros_like(rows, dtype=torch.bool)
     top = _tiles.ceiling(children, doubt)
     missed = sent.missed_by(children, rows, place, width, top)
     return weighed(Tiles(children, rows, place, width, doubt, seen, top, top, missed), height)
@@ -200,13 +199,19 @@ def _both_even(nodes: int, dim: int, device: torch.device) -> Tensor:
     return torch.cartesian_prod(*[even] * dim).reshape(-1, dim).all(1).reshape([nodes] * dim)
 
 
-def _doubt(predicted: Tensor, true: Tensor, new: Tensor) -> Tensor:
-    """The largest miss at the highest new nodes, 2^D + 1 of them: ``(T,)`` nats."""
+def _doubt(predicted: Tensor, true: Tensor) -> Tensor:
+    """The largest miss at the highest new nodes, of each axis the 2^(D-1) + 1 between two old ones: ``(T,)`` nats.
+
+    Of each axis: on a face, where a density is highest that falls steeply beside it, there may be many, and all right.
+    """
     true = _tiles.finite(true)
-    miss = (predicted - true).abs().flatten(1)
-    fresh = new.expand(true.shape).flatten(1)
-    best = true.flatten(1).masked_fill(~fresh, -torch.inf).topk(2 ** (true.ndim - 1) + 1, dim=1).indices
-    return miss.gather(1, best).amax(1)
+    miss = (predicted - true).abs()
+    found = []
+    for axis in range(1, true.ndim):
+        between = (slice(None),) * axis + (slice(1, None, 2),)
+        best = true[between].flatten(1).topk(2 ** (true.ndim - 2) + 1, dim=1).indices
+        found.append(miss[between].flatten(1).gather(1, best).amax(1))
+    return torch.stack(found).amax(0)
 
 
 def _judge(tiles: Tiles, observations: int, tolerance: float) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,9 @@
 import math
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from flowzoo.flow import ConditionalFlow
@@ -18,6 +20,7 @@ from flowzoo.inference import (
     _methods,
     check_covers,
     check_truncates,
+    from_description,
     summarise,
 )
 from flowzoo.inference._checks import leaning
@@ -428,6 +431,31 @@ def test_posterior_flow_far_off_its_prior_is_refused():
     posterior = Posterior(Shifted(), Box([6.0], [7.0]), theta="event")
     with pytest.raises(ValueError, match=r"100.00% of the flow's mass lies outside the prior and .* observation 0"):
         posterior.sample(torch.tensor([[0.0]]), 10, generator=generator(0, "s"))
+
+
+@pytest.mark.parametrize("heavy", ["t(3)", "cauchy()"])
+def test_grid_of_three_parameters_under_a_heavy_tail(heavy):
+    # In the tails the likelihood falls by 1e3, 1e7, 1e21 nats from node to node, and hardly within their planes.
+    prior = from_description({"a": "norm()", "b": "norm()", "c": heavy})
+    u = (np.arange(1_000_000) + 0.5) / 1_000_000
+    evidence, mean, sd = 0.0, [], []
+    for law in (scipy.stats.norm(), scipy.stats.norm(), prior.marginals[2]):
+        theta = law.ppf(u)
+        weights = scipy.stats.norm(1.0, 0.5).pdf(theta)
+        evidence += math.log(weights.mean())
+        mean.append(np.average(theta, weights=weights))
+        sd.append(math.sqrt(np.average((theta - mean[-1]) ** 2, weights=weights)))
+
+    class Flow:
+        event_shape = context_shape = torch.Size([3])
+
+        def log_prob(self, x, context):
+            return torch.distributions.Normal(context.double(), 0.5).log_prob(x.double()).sum(-1)
+
+    found = Posterior(Flow(), prior).sample(torch.ones(1, 3), 4000, method="grid", generator=generator(0, "s"))
+    assert float(found.diagnostics["error"]) < 0.01
+    assert float(found.log_evidence) == pytest.approx(evidence, abs=0.01)
+    assert np.abs((found.mean[0].numpy() - mean) / sd).max() < 0.01 + 4.5 / math.sqrt(4000)
 
 
 def test_correlated_prior_counts_in_every_coordinate(known):
