@@ -13,6 +13,8 @@ from flowzoo.record import load_scores
 from flowzoo.seeding import generator
 from flowzoo.stats import clustered_mean
 
+pytestmark = pytest.mark.xdist_group(__name__)  # one worker: what it begins with takes long
+
 TRAIN = {"steps": 30, "evaluate_every": 10, "batch_size": 64}
 MAF = {"maf": {"num_steps": 1, "hidden_features": 8}}
 

@@ -77,3 +77,10 @@ def of_faults():
             columns["tarp_p"].append(holm(uniform_p(tarp(some, source))).min())
         found[fault] = {name: torch.stack(p) for name, p in columns.items()}
     return found
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long to make is made by one worker."""
+    for item in items:
+        if {"of_exact", "of_faults"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.xdist_group("calibration"))
