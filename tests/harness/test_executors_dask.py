@@ -263,3 +263,9 @@ def test_job_script_is_that_of_the_docs() -> None:
     with cluster.make(config) as made:
         script = made.job_script().replace(made.scheduler_address, "tcp://login-node:8786")
     assert f"```bash\n{script.strip()}\n```" in (ROOT / "docs" / "clusters.md").read_text()
+
+
+def test_two_schedulers_of_one_login_node_do_not_want_the_same_port() -> None:
+    config = cluster.read(ROOT / "configs" / "cluster-slurm.yaml")
+    with cluster.make(config) as one, cluster.make(config) as other:
+        assert one.scheduler_address != other.scheduler_address

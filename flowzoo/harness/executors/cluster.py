@@ -117,7 +117,9 @@ def make(config: ClusterConfig) -> Any:
         raise ConfigError(f"a cluster needs its kind, one of {', '.join(KINDS)}; or give a scheduler's address")
     cls = LocalCluster if config.kind == "local" else getattr(dask_jobqueue, KINDS[config.kind])
     _check_options(config, cls)
-    options = {"processes": 1, "scheduler_options": {"dashboard": False}, **config.options}
+    # A scheduler serves HTTP even without its dashboard: on any free port, as others may have 8787 on a login node.
+    scheduler = {"dashboard": False, "dashboard_address": ":0"}
+    options = {"processes": 1, "scheduler_options": scheduler, **config.options}
     extra = [] if options.get("cores") == options["processes"] else ["--nthreads", "1"]
     if config.resources:
         extra += ["--resources", ",".join(f"{name}={amount:g}" for name, amount in config.resources.items())]
