@@ -61,29 +61,35 @@ def smooth(tiles: Tiles, height: Tensor, cells: int, bent: float, hidden: float)
     """
     dim, origin = tiles.low.shape[1], torch.arange(len(tiles.rows), device=tiles.low.device)
     tiles = Tiles(**{**vars(tiles), "values": _tiles.finite(tiles.values)})
-    half = torch.cartesian_prod(*[torch.arange(2, device=tiles.low.device)] * dim).reshape(-1, dim)
     done: list[tuple[Tiles, Tensor]] = []
-    for _ in range(ROUNDS):
+    for step in range(ROUNDS * dim):
+        # An axis at a time: of a thin sheet, parts that are small along every axis would fill the memory.
+        axis = step % dim
         height = height.scatter_reduce(0, tiles.rows, tiles.values.flatten(1).amax(1), "amax")
-        bend = _tiles.bends(tiles.values).amax(1) * ((NODES - 1) / cells) ** 2
-        split = (bend > bent) & (tiles.top > height[tiles.rows] - hidden)
-        whole, cut = (part.nonzero()[:, 0] for part in (~split, split))
+        over = _tiles.bends(tiles.values) * ((NODES - 1) / cells) ** 2 > bent
+        over &= (tiles.top > height[tiles.rows] - hidden)[:, None]
+        kind = over.any(1).long() + over[:, axis]  # 0: small enough, 1: not along another axis, 2: not along this one
+        whole, later, cut = kind.argsort(stable=True).split(torch.bincount(kind, minlength=3).tolist())
         done.append((tiles[whole], origin[whole]))
-        tiles, origin = tiles[cut], origin[cut].repeat_interleave(2**dim)
+        halves = _halves(tiles[cut], axis)
+        tiles, origin = joined(tiles[later], halves), torch.cat([origin[later], origin[cut].repeat_interleave(2)])
         if not len(tiles.rows):
             break
-        width = (tiles.width / 2).repeat_interleave(2**dim, 0)
-        place = tiles.low.repeat_interleave(2**dim, 0) + half.repeat(len(tiles.rows), 1) * width
-        rows, doubt, unseen, top, mass, missed = (
-            getattr(tiles, name).repeat_interleave(2**dim, 0)
-            for name in ("rows", "doubt", "unseen", "top", "mass", "missed")
-        )
-        values = _tiles.halved(tiles.values)
-        top = torch.minimum(top, _tiles.ceiling(values, doubt))
-        tiles = Tiles(values, rows, place, width, doubt, unseen, top, mass, missed)
     done.append((tiles, origin))
     parts, origins = zip(*done, strict=True)
     return joined(*parts), torch.cat(origins)
+
+
+def _halves(tiles: Tiles, axis: int) -> Tiles:
+    """Two of each along an axis, with the polynomial of the whole."""
+    twice = Tiles(
+        **{name: part.repeat_interleave(2, 0) for name, part in vars(tiles).items() if name != "values"},
+        values=_tiles.halved(tiles.values, axis),
+    )
+    twice.width[:, axis] /= 2
+    twice.low[1::2, axis] += twice.width[1::2, axis]
+    twice.top = torch.minimum(twice.top, _tiles.ceiling(twice.values, twice.doubt))
+    return twice
 
 
 def log_sums(logs: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -52,10 +52,11 @@ def finite(values: Tensor) -> Tensor:
     return torch.where(lost, lowest - DROP, flat).reshape(values.shape)
 
 
-def halved(values: Tensor) -> Tensor:
-    """The same polynomials on the 2^D halves of their tiles, ``(T, 5, ..., 5)`` to ``(2^D T, 5, ..., 5)``."""
+def halved(values: Tensor, axis: int) -> Tensor:
+    """The same polynomials on both halves of their tiles along an axis: ``(T, 5, ..., 5)`` to ``(2 T, 5, ..., 5)``."""
     t = torch.linspace(0, 1, 2 * NODES - 1, dtype=values.dtype, device=values.device)
-    return cut(along(values, [basis(t)] * (values.ndim - 1)))
+    found = torch.tensordot(values, basis(t), dims=([axis + 1], [1])).unfold(-1, NODES, NODES - 1)
+    return found.movedim(-2, 1).movedim(-1, axis + 2).flatten(0, 1)
 
 
 def cut(values: Tensor) -> Tensor:

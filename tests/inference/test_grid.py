@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from scipy.stats import kstest, norm, truncnorm
 from torch.distributions import MultivariateNormal, Normal
 
 from flowzoo.data.two_moons import TwoMoons
-from flowzoo.inference import Posterior, _grid
+from flowzoo.inference import Posterior, _grid, _tile_draws
 from flowzoo.inference._grid import grid
 from flowzoo.seeding import generator
 
@@ -181,6 +182,31 @@ def test_both_moons_have_their_masses():
         assert abs(drawn - share) < error + 4.5 * math.sqrt(share * (1 - share) / 2000) + 1e-3
         # The quadrature's own error: cells of 0.002 at the edge of crescents of width 0.01.
         assert abs(float(found.log_evidence[k]) - math.log(mean)) < 0.02
+
+
+@pytest.mark.parametrize("sd", [0.01, 1e-4])  # in this order: of what fills the memory with 1e-4 the first has too much
+def test_thin_sheet_is_cut_along_its_thin_side_alone(monkeypatch, sd):
+    cut = []
+
+    def counted(*arguments):
+        tiles, origin = smooth(*arguments)
+        cut.append(len(origin))
+        return tiles, origin
+
+    smooth = _tile_draws.smooth
+    monkeypatch.setattr(_tile_draws, "smooth", counted)
+
+    def density(v, rows):
+        return Normal(0.37, sd).log_prob(v[..., 1]) + Normal(0.6, 0.3).log_prob(v[..., 2])
+
+    found = grid(density, *box(3), 1, L, generator(0, "g"))
+    assert max(cut) < 1000
+    inside = Normal(0.6, 0.3).cdf(torch.tensor(1.0)) - Normal(0.6, 0.3).cdf(torch.tensor(0.0))
+    assert float(found.log_integral) == pytest.approx(float(inside.log()), abs=2e-3)
+    v = found.v[:, 0]
+    assert kstest(v[:, 0].numpy(), "uniform").pvalue > 1e-4
+    assert kstest(v[:, 1].numpy(), norm(0.37, sd).cdf).pvalue > 1e-4
+    assert kstest(v[:, 2].numpy(), truncnorm(-2, 4 / 3, 0.6, 0.3).cdf).pvalue > 1e-4
 
 
 def test_grid_that_runs_out_says_its_error():
