@@ -14,7 +14,7 @@ from flowzoo.cli._common import INTERRUPTED
 
 Run = Annotated[Path, typer.Argument(help="A flow that fit or bench wrote, or the directory of a bench.")]
 Model = Annotated[
-    str | None, typer.Option(help="Of a directory, the flow of this model.", show_default="lowest validation NLL")
+    str | None, typer.Option(help="Of a directory, the flow of this model.", show_default="that of its verdict")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Threads = Annotated[int, typer.Option(help="Of torch on the CPU.")]

@@ -97,7 +97,7 @@ def calibrate(
 
     chosen: tuple[str, dict[str, Any]] | None = None
     if data is not None:
-        settings = settings_of(None, "gaussian", data, sets, None, None, None, None, None)
+        settings = settings_of(models="gaussian", data=data, sets=sets)
         if len(settings.datasets) != 1:
             raise ConfigError(f"calibrate takes one dataset; --data names {len(settings.datasets)}")
         chosen = settings.datasets[0]

@@ -172,7 +172,7 @@ def evaluate(
 
     from flowzoo import checkpoint
     from flowzoo.config import ConfigError
-    from flowzoo.harness._trained import find_flow
+    from flowzoo.harness.chosen import find_flow
     from flowzoo.harness.single import evaluate_one
 
     settings = settings_of(models="gaussian", data=data, sets=sets, device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from flowzoo import checkpoint
 from flowzoo.config import ConfigError
 from flowzoo.flow import ConditionalFlow
-from flowzoo.registry import MODELS
+from flowzoo.harness.chosen import find_flow
 
 X, CONTEXT = "x", "context"  # what arrays of events and of contexts are called, where they are no columns
 
@@ -85,11 +84,11 @@ class Trained:
 
 
 def open_trained(run: str | Path, *, model: str | None = None, device: torch.device | str = "cpu") -> Trained:
-    """A flow from a file, or from a run directory the one with the lowest validation NLL, of the first fold.
+    """A flow from a file, or from a run directory the one that its verdict takes.
 
     Args:
         run: a file that ``fit`` or ``bench`` wrote, or the directory of a bench.
-        model: take the best flow of this model.
+        model: take a flow of this model.
         device: where the flow will live.
 
     Raises:
@@ -122,31 +121,6 @@ def open_trained(run: str | Path, *, model: str | None = None, device: torch.dev
     )
 
 
-def find_flow(run: str | Path, model: str | None = None) -> tuple[Path, str]:
-    """The file of a flow, and in words which it is, of several why this one.
-
-    Args:
-        run: the file itself, or the directory of a bench: then the flow with the lowest validation NLL, of the first
-            fold.
-        model: take the best flow of this model.
-
-    Raises:
-        FileNotFoundError: if there is neither.
-        CheckpointError: if the file is damaged.
-        ConfigError: if there is no such flow.
-    """
-    run = Path(run)
-    if run.is_dir():
-        return _best(run, model)
-    flow = checkpoint.read_meta(run).get("flow")
-    if flow is None:
-        raise checkpoint.CheckpointError(f"{run} holds no flow, but the state of a training; give the file of a flow")
-    own = flow["model"]
-    if model is not None and MODELS.resolve(model) != own:
-        raise ConfigError(f"{run} is a flow of {own}, not of {model}; leave --model out")
-    return run, f"{own} from {run.name}"
-
-
 def as_typed(text: str) -> str:
     """What the inference has to say, with the option of the command line where it names another method.
 
@@ -158,42 +132,3 @@ def as_typed(text: str) -> str:
 
 def _padded(units: list[str], width: int) -> tuple[str, ...]:
     return tuple(units) if len(units) == width else ("",) * width
-
-
-def _best(run: Path, model: str | None) -> tuple[Path, str]:
-    """Of the first fold, the flow with the lowest validation NLL whose training ended well, and a line that says so."""
-    files = [p for p in sorted((run / "checkpoints").glob("*.safetensors")) if ".state." not in p.name]
-    if not files:
-        raise ConfigError(
-            f"{run} holds no trained flows (checkpoints/*.safetensors); give the directory of a bench, or a file of fit"
-        )
-    wanted = None if model is None else MODELS.resolve(model)
-    found: list[tuple[int, float, str, Path]] = []
-    models, datasets = set(), set()
-    for path in files:
-        meta = checkpoint.read_meta(path)
-        if "flow" not in meta or meta.get("fit", {}).get("status", "ok") != "ok":
-            continue
-        models.add(meta["flow"]["model"])
-        datasets.add(str(meta.get("data", {}).get("name")))
-        if wanted in (None, meta["flow"]["model"]):
-            found.append((meta.get("split", {}).get("fold") or 0, _validation(meta), meta["flow"]["model"], path))
-    if not found:
-        what = f"no flow of {wanted} whose training ended well" if wanted else "no flow whose training ended well"
-        raise ConfigError(f"{run} holds {what}; there are {', '.join(sorted(models)) or 'none'}")
-    if len(datasets) > 1:
-        raise ConfigError(
-            f"{run} holds flows of {', '.join(sorted(datasets))}, whose NLL do not compare; "
-            f"give one file, such as {found[0][3]}"
-        )
-    fold, nll, name, path = min(found)
-    # Other folds are validated on other galaxies.
-    rivals = sum(other[0] == fold for other in found)
-    which = f"{rivals} flows" + (f" of fold {fold}" if rivals < len(found) else "")
-    why = f"the lowest validation NLL ({nll:.4g} nats) of {which}" if math.isfinite(nll) else "no validation"
-    return path, f"{name} from {path.name}: {why}"
-
-
-def _validation(meta: dict[str, Any]) -> float:
-    """The lowest validation NLL of a training; infinite if it had none."""
-    return min((float(row["validation_nll"]) for row in meta.get("fit", {}).get("history", ())), default=math.inf)

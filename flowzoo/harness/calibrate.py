@@ -18,9 +18,10 @@ from flowzoo.harness._gaps import gaps_of
 from flowzoo.harness._given_prior import beside_training
 from flowzoo.harness._observations import read_observations
 from flowzoo.harness._reach import beyond_thetas, far_off, reach_in
-from flowzoo.harness._trained import as_typed, find_flow
+from flowzoo.harness._trained import as_typed
 from flowzoo.harness.as_trained import open_to_test
 from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.chosen import find_flow
 from flowzoo.harness.evaluate import evaluate_flow
 from flowzoo.harness.folder import make_writable
 from flowzoo.harness.posteriors import Observed, local_tests, posterior_of
@@ -108,7 +109,7 @@ def calibrate_flow(
     target = out / "calibration.json"
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists; give another --out, or --overwrite")
-    path, note = find_flow(run, model)
+    path, label = find_flow(run, model)
     meta = checkpoint.read_meta(path)
     options: dict[str, Any] = {"posteriors": n, "posterior_draws": draws, "posterior_method": method}
     options["reference_draws"] = reference_draws
@@ -152,7 +153,6 @@ def calibrate_flow(
     missing |= {"lc2st": why} if why else {}
     if not metrics:
         raise ConfigError(f"{path}: {missing['calibration_p']}")
-    label = note or f"{meta['flow']['model']} from {path.name}"
     record = Record(name, meta["flow"]["model"], seed, "", "ok", metrics=metrics, labels=labels_of(data))
     pictures = write_figures([Cell(record, found.scores)], out)
     posteriors = found.evaluation.posteriors if found.evaluation is not None else None

@@ -123,7 +123,7 @@ def sample_catalogue(
         count: or the column of ``galaxies`` that says how many; with neither, those of the training data have their own
             numbers.
         part: of the training data: ``test``, ``validation``, ``train`` or ``all``.
-        model: of a run directory, take the flow of this model; by default that of the lowest validation NLL.
+        model: of a run directory, take a flow of this model; by default of that which its verdict takes.
         id_column: of ``galaxies``; by default ``id`` if there is one, else the row.
         seed: of the noise.
         chunk: rows that are written together; of images fewer, if these are large.

@@ -17,9 +17,10 @@ from flowzoo.harness._given_prior import prior_of
 from flowzoo.harness._observations import read_observations
 from flowzoo.harness._posterior_files import SAMPLES, SUMMARY, write_posteriors
 from flowzoo.harness._reach import beyond_thetas, far_off, reach_in
-from flowzoo.harness._trained import as_typed, find_flow
+from flowzoo.harness._trained import as_typed
 from flowzoo.harness.as_trained import check_unchanged, dataset_of, open_as_trained, split_options
 from flowzoo.harness.bench_config import BenchConfig
+from flowzoo.harness.chosen import find_flow
 from flowzoo.harness.folder import make_writable
 from flowzoo.harness.posteriors import observed
 from flowzoo.harness.run import cpu_threads
@@ -113,7 +114,7 @@ def infer_file(
         )
     if array is not None and x is None:
         raise ConfigError(f"--array {array} names an array of --x FILE; give that too")
-    path, note = find_flow(run, model)
+    path, label = find_flow(run, model)
     flow, meta = checkpoint.load(path, device=resolve_device(device)), checkpoint.read_meta(path)
     known = _Known.of(flow, meta)
     chosen, warned = prior_of(prior, known.inference, known.names, path)
@@ -147,7 +148,6 @@ def infer_file(
     said = [*warned, *map(as_typed, found.warnings), *beyond]
     bounds = None if chosen is None else (chosen.low, chosen.high)
     files = write_posteriors(out, found, known.names, known.units, truth, bounds, summary, path, said)
-    label = note or f"{meta['flow']['model']} from {path.name}"
     return Inference(found, known.names, truth, summary, said, files, label)
 
 

@@ -92,7 +92,7 @@ def score_file(
             ``x`` ``(rows, C, H, W)`` of .h5 or .npz, and contexts that are or hold images an array ``context``.
         out: .csv, .npz, .h5 or .parquet, with the id, if there is one, and ``log_prob``; rows as in ``file``.
         galaxies: table of contexts (of images: .h5 or .npz with an array), which are then looked up by id.
-        model: of a run directory, take the flow of this model; by default that of the lowest validation NLL.
+        model: of a run directory, take a flow of this model; by default of that which its verdict takes.
         id_column: of ``file`` and ``galaxies``; by default ``id``, if there is one.
         chunk: rows that are read and written together; of images fewer, if these are large.
         device: ``auto`` takes the first GPU if there is one.

@@ -409,62 +409,6 @@ def test_galaxies_with_an_image_are_drawn_by_name_and_without_its_pixels(
         assert np.array_equal(table["x0"][table["id"] == name], expected[:, 0])
 
 
-# -- a run directory
-
-
-def run_directory(folder: Path, **nll: float | None) -> Path:
-    """Flows of ``dataset__model__seed``, with this validation NLL; None: the training failed."""
-    (folder / "run" / "checkpoints").mkdir(parents=True)
-    for name, value in nll.items():
-        data, model, seed = name.split("__")
-        history = [{"validation_nll": (value or 0) + 1}, {"validation_nll": value or 0}, {"validation_nll": 99.0}]
-        checkpoint.save(
-            built(model), folder / "run" / "checkpoints" / f"{data}.{model}.{seed}.safetensors",
-            columns=COLUMNS, data={"name": data},
-            fit={"status": "failed" if value is None else "ok", "history": history},
-        )  # fmt: skip
-    return folder / "run"
-
-
-def chosen(run: Path, folder: Path, **options: Any) -> str:
-    return sample_catalogue(
-        run, folder / "out.npz", galaxies=folder / "galaxies.csv", n=1, overwrite=True, **options
-    ).flow
-
-
-def test_run_directory_gives_the_flow_of_the_lowest_validation(tmp_path: Path, galaxies: pd.DataFrame) -> None:
-    run = run_directory(tmp_path, d__maf__0=2.0, d__maf__1=1.5, d__gaussian__0=3.0, d__nsf__0=None)
-    assert chosen(run, tmp_path) == "maf from d.maf.1.safetensors: the lowest validation NLL (1.5 nats) of 3 flows"
-    assert chosen(run, tmp_path, model="gaussian").startswith("gaussian from d.gaussian.0.safetensors")
-    with pytest.raises(ConfigError, match="no flow of nsf whose training ended well; there are gaussian, maf"):
-        chosen(run, tmp_path, model="nsf")
-    file = run / "checkpoints" / "d.maf.0.safetensors"
-    with pytest.raises(ConfigError, match="is a flow of maf, not of gaussian"):
-        chosen(file, tmp_path, model="gaussian")
-
-
-def test_folds_are_not_compared_with_one_another(tmp_path: Path, galaxies: pd.DataFrame) -> None:
-    run = run_directory(tmp_path, d__maf__0=2.0, d__maf__1=1.0)
-    for name, fold in (("d.maf.0", 0), ("d.maf.1", 1)):
-        path = run / "checkpoints" / f"{name}.safetensors"
-        tensors, meta = checkpoint.load_tensors(path)
-        checkpoint.save_tensors(path, tensors, {**meta, "split": {"fold": fold, "folds": 2}})
-    assert (
-        chosen(run, tmp_path) == "maf from d.maf.0.safetensors: the lowest validation NLL (2 nats) of 1 flows of fold 0"
-    )
-
-
-def test_run_of_several_datasets_has_no_best_flow(tmp_path: Path, galaxies: pd.DataFrame) -> None:
-    run = run_directory(tmp_path, gas__maf__0=2.0, stars__maf__0=1.5)
-    with pytest.raises(ConfigError, match=r"flows of gas, stars, whose NLL do not compare; give one file"):
-        chosen(run, tmp_path)
-
-
-def test_directory_without_flows_is_refused(tmp_path: Path, galaxies: pd.DataFrame) -> None:
-    with pytest.raises(ConfigError, match="holds no trained flows"):
-        chosen(tmp_path, tmp_path)
-
-
 # -- what is wrong with a table, in one line
 
 
