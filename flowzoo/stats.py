@@ -1,6 +1,9 @@
-"""Means of per-event scores and honest errors on them: events of one group are not independent."""
+"""Means of per-event scores with honest errors (events of one group are not independent), and p-values as one."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -40,3 +43,23 @@ def clustered_mean(values: Tensor, groups: Tensor, weights: Tensor | None = None
     sums.index_add_(0, index, weights * (values - mean))
     se = (count / (count - 1)) ** 0.5 * sums.square().sum().sqrt() / len(values)
     return float(mean), float(se)
+
+
+def joint_p(values: Sequence[float]) -> float:
+    """One p-value of several, that all of their null hypotheses are true: the smallest times their number, at most 1.
+
+    Bonferroni's, whatever they have in common. Their mean is none: of five the one that is zero is lost in it.
+
+    >>> joint_p([1e-9, 0.4]), joint_p([0.7, 0.8])
+    (2e-09, 1.0)
+    """
+    return min(1.0, len(values) * min(values))
+
+
+def error_of_mean(errors: Sequence[float]) -> float:
+    """Standard error of the mean of independent numbers, of which each has its own.
+
+    >>> error_of_mean([3.0, 4.0])
+    2.5
+    """
+    return math.hypot(*errors) / len(errors)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowzoo.report.table import Cell
-from flowzoo.stats import clustered_mean
+from flowzoo.report.table import Cell, is_p
+from flowzoo.stats import clustered_mean, error_of_mean, joint_p
 
 # Means over events: of all folds together they are means over all events.
 BY_EVENT = (
     *("nll_nats", "nll_per_dim", "bits_per_dim", "excess_nll", "context_use", "context_gain"),
-    *("class_accuracy", "class_log_score"),
+    *("class_accuracy", "class_log_score", "class_brier"),
 )
 LARGEST = ("roundtrip_error", "peak_memory_mb")
+SUM = ("calibration_observations",)  # that the p of all folds together is of
 # Tensors with a row for each test event or test group; of others (pictures) those of the first fold stand.
 _ROWS = (
     *("log_prob", "group", "by_event", "by_group", "by_column", "p_by_group"),
@@ -31,8 +33,9 @@ _GAIN = "context_gain.by_event"
 def join_folds(cells: Sequence[Cell]) -> list[Cell]:
     """One cell for each (dataset, model, seed): its folds joined, in their order; cells without folds as they are.
 
-    Means over events are over the events of all folds. Other figures are means over folds, the round trip's error and
-    the memory their largest. A fold that failed fails the whole: the mean over the others is of other groups.
+    Means over events are over the events of all folds. Other figures are means over folds, with the standard errors of
+    such means; of p-values one is made that all folds are right, and of the round trip's error and the memory it is the
+    largest. A fold that failed fails the whole: the mean over the others is of other groups.
 
     Args:
         cells: finished cells, failed ones too.
@@ -110,8 +113,17 @@ def _figures(folds: list[Cell]) -> tuple[dict[str, float], dict[str, str]]:
         elif name in BY_EVENT:
             metrics[name] = math.fsum(s * v for s, v in zip(shares, values, strict=True)) / total
         else:
-            metrics[name] = max(values) if name in LARGEST else math.fsum(values) / len(values)
+            metrics[name] = _joint(name)(values)
     return metrics, missing
+
+
+def _joint(name: str) -> Callable[[Sequence[float]], float]:
+    """What makes one figure of those of all folds, whose test groups are not the same."""
+    if is_p(name):
+        return joint_p
+    if name.endswith("_se"):
+        return error_of_mean
+    return max if name in LARGEST else math.fsum if name in SUM else fmean
 
 
 def _share(fold: Cell) -> float:

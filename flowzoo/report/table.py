@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from flowzoo import record as records
 from flowzoo.record import TUNED, Record, RecordError
-from flowzoo.stats import clustered_mean
+from flowzoo.stats import clustered_mean, joint_p
 
 LEADING = (
     *("dataset", "model", "seeds", "nll_nats", "nll_se", "nll_seed_se", "nll_per_dim", "bits_per_dim"),
@@ -141,7 +142,8 @@ def make_table(cells: Sequence[Cell]) -> Table:
     that are better than it. ``tuning_gain`` of a tuned config is the same difference to its model's default one.
 
     ``nll_se`` is the error from the finite number of test groups, ``nll_seed_se`` that from the finite number
-    of seeds. A metric that was not computed is NaN, never zero, and ``Table.missing`` says why.
+    of seeds. Metrics are means over seeds, but for p-values: theirs is one that the posteriors of every seed are right.
+    A metric that was not computed is NaN, never zero, and ``Table.missing`` says why.
 
     Args:
         cells: finished cells in any order, failed ones too.
@@ -219,17 +221,23 @@ def _row(cells: list[Cell], extra: list[str], missing: list[Missing]) -> tuple[d
     return row, scores
 
 
+def is_p(column: str) -> bool:
+    """Whether a column is of p-values, by its name."""
+    return column.endswith("_p")
+
+
 def _mean(found: list[Record], column: str) -> tuple[float, str]:
-    """A metric's mean over the seeds that have it, and why some or all do not."""
+    """A metric's mean over the seeds that have it (of p-values the joint one), and why some or all do not."""
+    of_seeds, what = (joint_p, "joint p") if is_p(column) else (fmean, "mean")
     values = [r.metrics[column] for r in found if math.isfinite(r.metrics.get(column, math.nan))]
     if len(values) == len(found):
-        return math.fsum(values) / len(values), ""
+        return of_seeds(values), ""
     default = _WHY.get(column, "not recorded")
     lacking = [r for r in found if not math.isfinite(r.metrics.get(column, math.nan))]
     reason = _by_seed([(r.seed, r.missing.get(column, default)) for r in lacking], len(found))
     if not values or column in _OF_EVERY_SEED:
         return math.nan, reason
-    return math.fsum(values) / len(values), f"mean over {len(values)} of {len(found)} seeds; {reason}"
+    return of_seeds(values), f"{what} over {len(values)} of {len(found)} seeds; {reason}"
 
 
 def _by_seed(reasons: list[tuple[int, str]], total: int) -> str:

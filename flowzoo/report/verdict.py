@@ -10,7 +10,7 @@ from flowzoo.metrics import Column
 from flowzoo.record import BASELINE
 from flowzoo.report.columns import FIELDS, Row, by_dataset, has, name_of, rounded, significant
 from flowzoo.report.figures_training import HISTORY
-from flowzoo.report.table import Cell, Table
+from flowzoo.report.table import Cell, Table, is_p
 from flowzoo.report.words import BAD, DOUBTFUL, GOOD, word
 
 # What the posteriors are, by the word for the p-value of all calibration tests together.
@@ -254,7 +254,7 @@ def _bad_columns(row: Row) -> list[str]:
     # What has a noise floor is judged beside it, and by no threshold.
     found = [name for name, known in _known().items() if _said(row, name) == BAD and not has(row, known.floor or "")]
     # The family of calibration tests stands for its members, of which one in many is bad by chance.
-    tests = [name for name in found if name.endswith("_p")]
+    tests = [name for name in found if is_p(name)]
     family = ["calibration"] if "calibration_p" in tests else []
     return [name for name in found if name not in tests] + family
 

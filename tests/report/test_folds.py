@@ -6,7 +6,7 @@ import torch
 from flowzoo.record import Record, from_stem
 from flowzoo.report import join_folds, make_table
 from flowzoo.report.table import Cell
-from flowzoo.stats import clustered_mean
+from flowzoo.stats import clustered_mean, joint_p
 
 GROUPS = (torch.tensor([0, 0, 0, 0, 3, 3]), torch.tensor([1, 1, 2]))
 
@@ -132,3 +132,34 @@ def test_folds_and_a_run_without_them_are_no_one_table():
 def test_error_of_the_joined_record_is_that_of_the_table():
     (joined,) = join_folds([cell("maf", k, nll_se=9.0) for k in (0, 1)])
     assert joined.record.metrics["nll_se"] == pytest.approx(make_table([joined]).frame["nll_se"].iloc[0])
+
+
+def test_fold_whose_posteriors_fail_is_not_averaged_away():
+    (joined,) = join_folds([cell("maf", k, calibration_p=p) for k, p in enumerate((0.6, 1e-9))])
+    assert joined.record.metrics["calibration_p"] == pytest.approx(2e-9)
+
+
+def test_joint_p_of_folds_without_fault_is_below_a_level_as_often_as_it_says():
+    p = torch.rand(4000, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    below = sum(joint_p(row) < 0.05 for row in p.tolist()) / len(p)
+    assert below == pytest.approx(1 - 0.99**5, abs=3 * (0.05 * 0.95 / len(p)) ** 0.5)
+
+
+def test_errors_of_folds_are_those_of_a_mean_over_them():
+    """Observations of all folds are one sample: four folds halve the error of one."""
+    scores = torch.randn(4, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    names = ("log_posterior_truth", "log_posterior_truth_se")
+    each = [dict(zip(names, (float(s.mean()), float(s.std() / 200**0.5)), strict=True)) for s in scores]
+    records = [
+        Record("stars", "maf", 0, "h", "ok", metrics={**value, "calibration_observations": 200.0}, n_test=200, fold=k)
+        for k, value in enumerate(each)
+    ]
+    (joined,) = join_folds([Cell(record, {}) for record in records])
+    assert joined.record.metrics["log_posterior_truth"] == pytest.approx(float(scores.mean()))
+    assert joined.record.metrics["log_posterior_truth_se"] == pytest.approx(float(scores.std() / 800**0.5), rel=0.01)
+    assert joined.record.metrics["calibration_observations"] == 800
+
+
+def test_brier_score_of_folds_is_over_all_events():
+    (joined,) = join_folds([cell("maf", k, class_brier=float(k)) for k in (0, 1)])
+    assert joined.record.metrics["class_brier"] == pytest.approx(len(GROUPS[1]) / 9)

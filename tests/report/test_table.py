@@ -219,6 +219,16 @@ def test_a_metric_of_some_seeds_is_their_mean_and_says_so():
     assert why(table, "maf", "sw") == ["mean over 2 of 3 seeds; seed 4: out of time"]
 
 
+def test_seed_whose_posteriors_fail_is_not_averaged_away():
+    p = (0.9, 1e-9, 0.8)
+    table = make_table([cell("maf", scatter(0), seed=i, metrics={"sbc_p": each}) for i, each in enumerate(p)])
+    assert row(table, "maf").sbc_p == pytest.approx(3e-9)
+    lost = cell("maf", scatter(0), seed=3, missing={"sbc_p": "out of time"})
+    table = make_table([cell("maf", scatter(0), metrics={"sbc_p": 0.4}), lost])
+    assert row(table, "maf").sbc_p == pytest.approx(0.4)
+    assert why(table, "maf", "sbc_p") == ["joint p over 1 of 2 seeds; seed 3: out of time"]
+
+
 def test_an_infinite_nll_of_one_seed_is_not_averaged_away():
     bad = scatter(0)
     bad[7] = -math.inf
