@@ -13,6 +13,7 @@ from flowzoo.metrics._points import compare, distances, points, results
 from flowzoo.registry import METRICS
 
 NAMES = ("precision", "recall", "density", "coverage")
+SAME = 1e-6  # training spreads, as far apart as matrix products put two copies of a point
 
 
 @METRICS.register
@@ -73,7 +74,7 @@ def prdc(real: Tensor, drawn: Tensor, k: int) -> Tensor:
     Returns:
         ``(4,)``, in this order.
     """
-    reach_real, reach_drawn = reach(real, k), reach(drawn, k)
+    reach_real, reach_drawn = reach(real, k) + SAME, reach(drawn, k) + SAME
     balls = torch.zeros(len(drawn), dtype=torch.float64, device=real.device)  # real ones that hold a draw
     recalled, covered = [], []
     for rows, apart in distances(real, drawn):

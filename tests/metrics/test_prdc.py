@@ -74,3 +74,10 @@ def test_copies_are_within_reach():
     found = prdc(x, x.clone(), 5)
     assert found[[0, 1, 3]].tolist() == [1, 1, 1]
     assert float(found[2]) >= 1
+
+
+def test_points_that_repeat_are_within_reach_of_each_other():
+    """On the corners of a cube, some tens of points each, every ball has at least its own corner."""
+    corners = torch.rand(2, 300, 3, generator=generator(0, "corners"), dtype=torch.float64) < 0.5
+    real, drawn = 3.7 * corners.double() + 0.1
+    assert prdc(real, drawn, 5)[[0, 1, 3]].tolist() == [1, 1, 1]
