@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from flowzoo.metrics import Column
 from flowzoo.record import BASELINE
+from flowzoo.report._floors import PLAIN, beside_floor
 from flowzoo.report.columns import FIELDS, Row, by_dataset, has, name_of, rounded, significant
 from flowzoo.report.figures_training import HISTORY
 from flowzoo.report.table import Cell, Table, is_p
@@ -25,7 +26,6 @@ _TRUTH = "log_posterior_truth"
 _BASELINE = "the linear-Gaussian baseline"
 # What has a floor that falls to it: of both R^2 more is better.
 _DISTANCES = tuple(shown for shown in FIELDS if not shown.sources[0].endswith("_r2"))
-PLAIN = 2.0  # floors from which a difference is plain
 SHOWN = 3  # differences that are named
 FEW = 10  # test groups, below which an error of a mean may easily be off by half
 
@@ -90,7 +90,7 @@ def _verdict(dataset: str, rows: list[Row], cells: Sequence[Cell], untested: Map
         *_choice(take, best, judged),
         *_excess(take),
         *_context(take),
-        *_draws(take),
+        *_draws(take, cells),
         *_maps(take),
         *(_calibration(rows, take) or _why_untested(take, untested)),
         *_unfinished(rows, cells),
@@ -182,14 +182,17 @@ def _context(row: Row) -> list[str]:
     return []
 
 
-def _draws(row: Row) -> list[str]:
+def _draws(row: Row, cells: Sequence[Cell]) -> list[str]:
+    """By C2ST, or else by the sliced Wasserstein distance, how far its draws are from test events, beside the floor."""
     if has(row, "c2st_floor"):
-        value, floor = significant(row["c2st"]), significant(row["c2st_floor"])
-        return [f"A classifier tells its draws from test events in {value} of the cases ({floor}: real from real)"]
-    if has(row, "sw") and has(row, "sw_floor"):
-        value, floor = significant(row["sw"]), significant(row["sw_floor"])
-        return [f"Its draws are {value} spreads from the test events (sliced Wasserstein; {floor}: real from real)"]
-    return []
+        name, text = "c2st", f"A classifier tells its draws from test events in {significant(row['c2st'])} of the cases"
+    elif has(row, "sw") and has(row, "sw_floor"):
+        name, text = "sw", f"Its draws are {significant(row['sw'])} spreads from the test events by sliced Wasserstein"
+    else:
+        return []
+    floor = row[f"{name}_floor"]
+    beside = beside_floor(name, row[name], floor, [cell for cell in cells if cell.record.model == row["model"]])
+    return [f"{text}{beside and f', {beside}'} ({significant(floor)}: real from real)"]
 
 
 def _maps(row: Row) -> list[str]:

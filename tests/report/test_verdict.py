@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 
+from flowzoo.metrics.c2st import accuracy
 from flowzoo.record import Record
 from flowzoo.report import verdicts
+from flowzoo.report._floors import beside_floor
 from flowzoo.report.figures_training import HISTORY
 from flowzoo.report.table import Cell, make_table
 
@@ -136,9 +138,70 @@ def test_gain_of_context_draws_and_excess_are_said_of_the_one_taken():
     ]
     lines = said(*cells).lines
     assert "Trained without its context it is 0.10 ± 0.20 nats worse: no gain that is sure" in lines
-    assert "A classifier tells its draws from test events in 0.900 of the cases (0.500: real from real)" in lines
     assert "maf is 0.300 nats an event above the exact density" in lines
     assert not any("c2st" in line for line in lines)  # beside its floor no threshold speaks
+
+
+def beside(name, value, floor, *, points=None, clouds=None):
+    """The line on draws, of 300 test events in 100 groups."""
+    maf = cell("maf", SHARED, **{name: value, f"{name}_floor": floor})
+    one = (torch.tensor([value]), torch.tensor([floor]))
+    maf.scores[f"{name}.by_group"], maf.scores[f"{name}.floor_by_group"] = clouds or one
+    if points:
+        maf.scores[f"{name}.points"] = torch.tensor(points)
+    return said(maf).lines[1]
+
+
+def test_draws_that_are_at_their_floor_are_said_to_be():
+    """One cloud of 100 groups: twice 0.075 may be chance, whatever the number of their events."""
+    text = "A classifier tells its draws from test events in {} of the cases, {} its floor ({}: real from real)"
+    for points in (50, 150):
+        assert beside("c2st", 0.811, 0.813, points=points) == text.format("0.811", "at", "0.813")
+        assert beside("c2st", 0.64, 0.5, points=points) == text.format("0.640", "at", "0.500")
+        assert beside("c2st", 0.66, 0.5, points=points) == text.format("0.660", "above", "0.500")
+    assert beside("c2st", 0.66, 0.5, points=20) == text.format("0.660", "at", "0.500")
+    assert beside("c2st", 0.9, 0.5) == text.format("0.900", "*", "0.500").replace(", * its floor", "")
+
+
+def test_draws_of_many_clouds_are_judged_by_the_scatter_between_them():
+    shift = torch.tensor([-0.1, 0.1]).repeat(50)
+    error = float(shift.std() / 10)
+    for name, start in (("c2st", "A classifier tells"), ("sw", "Its draws are")):
+        for errors, word in ((1.9, "at"), (2.1, "above")):
+            floors = 0.5 + 0.2 * torch.rand(100, generator=torch.Generator().manual_seed(0))
+            clouds = (floors + shift + errors * error, floors)
+            line = beside(name, float(clouds[0].mean()), float(floors.mean()), clouds=clouds)
+            assert line.startswith(start)
+            assert f", {word} its floor (0." in line
+
+
+def test_distance_of_one_cloud_is_told_in_floors():
+    start = "Its draws are 0.190 spreads from the test events by sliced Wasserstein, "
+    assert beside("sw", 0.19, 0.1) == f"{start}less than twice its floor (0.100: real from real)"
+    assert beside("sw", 0.19, 0.095) == f"{start}twice its floor or more (0.0950: real from real)"
+
+
+def test_flow_without_fault_has_twice_the_floor_one_time_in_forty():
+    half = torch.randn(4, 2000, 100, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    real_a, real_b, drawn_a, drawn_b = half.sort(2).values
+
+    def distance(a, b):
+        return (a - b).abs().mean((1, 2))
+
+    value, floor = (distance(real_a, drawn_b) + distance(real_b, drawn_a)) / 2, distance(real_a, real_b)
+    words = [beside_floor("sw", v, f, []) for v, f in zip(value.tolist(), floor.tolist(), strict=True)]
+    assert words.count("twice its floor or more") / 2000 == pytest.approx(1 / 40, abs=0.01)
+
+
+@pytest.mark.slow
+def test_classifier_finds_a_flow_without_fault_above_its_floor_rarely():
+    found = []
+    for seed in range(80):
+        source = torch.Generator().manual_seed(seed)
+        real_a, real_b, drawn_a, drawn_b = torch.randn(4, 40, 2, generator=source, dtype=torch.float64)
+        value = float(accuracy(real_a, drawn_b) + accuracy(real_b, drawn_a)) / 2
+        found.append("above" in beside("c2st", value, float(accuracy(real_a, real_b)), points=40))
+    assert sum(found) <= 6  # of 2 expected
 
 
 def test_who_was_still_learning_is_said():
