@@ -115,6 +115,27 @@ def compare(parts: Sequence[Tensor], distance: Callable[[Tensor, Tensor], Tensor
     return torch.stack([distance(a, first), distance(b, second)]), torch.stack([distance(a, b), distance(b, a)])
 
 
+def results(name: str, value: Tensor, floor: Tensor, found: Ensembles) -> dict[str, float | Tensor | str]:
+    """A column and its floor, the medians of what ``compare`` gave ``(2, K)``, and for figures both by context."""
+    return {
+        name: median(value),
+        f"{name}_floor": median(floor),
+        "by_context": value.mean(0),
+        "floor_by_context": floor.mean(0),
+        "context": found.context,
+    }
+
+
+def curves(real: Tensor, drawn: Tensor) -> dict[str, float | Tensor | str]:
+    """For figures, mean and scatter over the maps of a context of ``(K, M, C, ...)``; of one channel without C."""
+    return {
+        "real_mean": real.mean(1).squeeze(1),
+        "real_std": real.std(1).squeeze(1),
+        "drawn_mean": drawn.mean(1).squeeze(1),
+        "drawn_std": drawn.std(1).squeeze(1),
+    }
+
+
 def median(values: Tensor) -> float:
     """The median of all elements; of two in the middle their mean, where ``torch.median`` takes the lower."""
     return float(values.flatten().double().quantile(0.5))

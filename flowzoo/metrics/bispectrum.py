@@ -10,7 +10,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.metrics._fields import CHUNK, compare, images, in_chunks, median, quarters, scatter_within, shuffled
+from flowzoo.metrics._fields import (
+    CHUNK,
+    compare,
+    curves,
+    images,
+    in_chunks,
+    quarters,
+    results,
+    scatter_within,
+    shuffled,
+)
 from flowzoo.metrics._fourier import ROUNDING, multiplicity, transform, wavenumbers
 from flowzoo.metrics._metric import Column, Evaluation, NotComputed
 from flowzoo.registry import METRICS
@@ -51,24 +61,12 @@ class Bispectrum:
         k, real = bispectrum(found.real.flatten(0, 1), evaluation.side)
         _, drawn = bispectrum(found.drawn.flatten(0, 1), evaluation.side)
         real, drawn = real.unflatten(0, (-1, size[0])), drawn.unflatten(0, (-1, size[1]))
-        spread = real.std(1)
-        if not (spread > 0).all():
+        if not (real.std(1) > 0).all():
             raise NotComputed("the real maps of a context do not vary: there is no unit for a difference")
         parts = quarters(real, drawn, shuffled(size[0], evaluation))
         unit = scatter_within(parts)
         error, floor = compare(parts, lambda a, b: ((a.mean(1) - b.mean(1)).abs() / unit).mean((1, 2)))
-        return {
-            "bispectrum_error": median(error),
-            "bispectrum_error_floor": median(floor),
-            "by_context": error.mean(0),
-            "floor_by_context": floor.mean(0),
-            "context": found.context,
-            "k": k,
-            "real_mean": real.mean(1).squeeze(1),
-            "real_std": spread.squeeze(1),
-            "drawn_mean": drawn.mean(1).squeeze(1),
-            "drawn_std": drawn.std(1).squeeze(1),
-        }
+        return results("bispectrum_error", error, floor, found) | {"k": k} | curves(real, drawn)
 
 
 def bispectrum(maps: Tensor, side: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from flowzoo.metrics._fields import compare, images, in_chunks, median, moments, per_context, quarters, shuffled
+from flowzoo.metrics._fields import (
+    compare,
+    curves,
+    images,
+    in_chunks,
+    moments,
+    per_context,
+    quarters,
+    results,
+    shuffled,
+)
 from flowzoo.metrics._metric import Column, Evaluation
 from flowzoo.registry import METRICS
 
@@ -58,18 +67,7 @@ class Minkowski:
         largest = real.mean(1).abs().amax(-1).clamp_min(torch.finfo(real.dtype).tiny)  # (K, C, 3)
         parts = quarters(real, drawn, shuffled(real.shape[1], evaluation))
         error, floor = compare(parts, lambda a, b: ((a.mean(1) - b.mean(1)).abs().mean(-1) / largest).mean((1, 2)))
-        return {
-            "minkowski_error": median(error),
-            "minkowski_error_floor": median(floor),
-            "by_context": error.mean(0),
-            "floor_by_context": floor.mean(0),
-            "context": found.context,
-            "nu": nu,
-            "real_mean": real.mean(1).squeeze(1),
-            "real_std": real.std(1).squeeze(1),
-            "drawn_mean": drawn.mean(1).squeeze(1),
-            "drawn_std": drawn.std(1).squeeze(1),
-        }
+        return results("minkowski_error", error, floor, found) | {"nu": nu} | curves(real, drawn)
 
 
 def functionals(maps: Tensor, thresholds: Tensor) -> Tensor:
@@ -125,28 +123,3 @@ def functionals(maps: Tensor, thresholds: Tensor) -> Tensor:
         return torch.stack([area, length, euler], -2)
 
     return in_chunks(measured, maps)
-
-
-def gaussian_functionals(thresholds: Tensor, slope: float) -> Tensor:
-    r"""V0, V1, V2 of an isotropic Gaussian field of unit variance in two dimensions.
-
-    .. math:: V_0 = \tfrac12 \mathrm{erfc}(\nu / \sqrt2), \qquad V_1 = \frac{\sigma_1}{8 \sqrt2} e^{-\nu^2/2}, \qquad
-              V_2 = \frac{\sigma_1^2}{2 (2\pi)^{3/2}} \nu e^{-\nu^2/2}
-
-    (Tomita 1986, Prog. Theor. Phys. 76, 952, in the normalisation of Schmalzing and Gorski 1998.)
-
-    Args:
-        thresholds: ``(T,)`` in standard deviations.
-        slope: sigma_1, the rms of the gradient (both components together), per pixel.
-
-    Returns:
-        ``(3, T)``.
-    """
-    bell = (-thresholds.square() / 2).exp()
-    return torch.stack(
-        [
-            torch.special.erfc(thresholds / math.sqrt(2)) / 2,
-            slope / (8 * math.sqrt(2)) * bell,
-            slope**2 / (2 * (2 * math.pi) ** 1.5) * thresholds * bell,
-        ]
-    )

@@ -8,7 +8,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.metrics._fields import compare, images, in_chunks, median, moments, per_context, quarters, shuffled
+from flowzoo.metrics._fields import (
+    compare,
+    curves,
+    images,
+    in_chunks,
+    moments,
+    per_context,
+    quarters,
+    results,
+    shuffled,
+)
 from flowzoo.metrics._metric import Column, Evaluation
 from flowzoo.registry import METRICS
 
@@ -54,18 +64,7 @@ class Peaks:
         )
         parts = quarters(real, drawn, shuffled(real.shape[1], evaluation))
         error, floor = compare(parts, lambda a, b: (a.mean(1).log1p() - b.mean(1).log1p()).abs().mean((1, 2)))
-        return {
-            "peaks_error": median(error),
-            "peaks_error_floor": median(floor),
-            "by_context": error.mean(0),
-            "floor_by_context": floor.mean(0),
-            "context": found.context,
-            "nu": nu,
-            "real_mean": real.mean(1).squeeze(1),
-            "real_std": real.std(1).squeeze(1),
-            "drawn_mean": drawn.mean(1).squeeze(1),
-            "drawn_std": drawn.std(1).squeeze(1),
-        }
+        return results("peaks_error", error, floor, found) | {"nu": nu} | curves(real, drawn)
 
 
 def peak_counts(maps: Tensor, thresholds: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.metrics._fields import compare, images, median, quarters, shuffled
+from flowzoo.metrics._fields import compare, images, quarters, results, shuffled
 from flowzoo.metrics._metric import Column, Evaluation
 from flowzoo.registry import METRICS
 
@@ -54,12 +54,7 @@ class PixelPDF:
         error, floor = torch.stack(values, 1), torch.stack(floors, 1)
         low, high = found.real.amin((0, 1, 3, 4)), found.real.amax((0, 1, 3, 4))
         steps = torch.linspace(0, 1, self.bins + 1, dtype=low.dtype, device=low.device)
-        return {
-            "pixel_w1": median(error),
-            "pixel_w1_floor": median(floor),
-            "by_context": error.mean(0),
-            "floor_by_context": floor.mean(0),
-            "context": found.context,
+        return results("pixel_w1", error, floor, found) | {
             "edges": (low[:, None] + (high - low)[:, None] * steps).squeeze(0),
             "real": self._densities(found.real, low, high),
             "drawn": self._densities(found.drawn, low, high),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.metrics._fields import compare, images, in_chunks, median, quarters, shuffled
+from flowzoo.metrics._fields import compare, curves, images, in_chunks, median, quarters, shuffled
 from flowzoo.metrics._fourier import ROUNDING, multiplicity, transform, wavenumbers
 from flowzoo.metrics._metric import Column, Evaluation
 from flowzoo.registry import METRICS
@@ -72,10 +72,7 @@ class PowerSpectrum:
         values: dict[str, float | Tensor | str] = {
             "context": found.context,
             "k": k,
-            "real_mean": real.mean(1).squeeze(1),
-            "real_std": real.std(1).squeeze(1),
-            "drawn_mean": drawn.mean(1).squeeze(1),
-            "drawn_std": drawn.std(1).squeeze(1),
+            **curves(real, drawn),
         }
         parts = quarters(real, drawn, shuffled(size[0], evaluation))
         error, floor = compare(parts, lambda a, b: (_mean(b) / _mean(a) - 1).abs())

@@ -56,8 +56,9 @@ class SBC:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float | str | Tensor]:
         """See the class."""
-        u = sbc(usable(evaluation), stream(evaluation, "sbc"))
-        dim = evaluation.posteriors.truth.shape[1] if evaluation.posteriors else 0
+        posteriors = usable(evaluation)
+        u = sbc(posteriors, stream(evaluation, "sbc"))
+        dim = posteriors.truth.shape[1]
         p = uniform_p(u.T)
         adjusted = holm(p)
         kept = {"p_ks": ks_p(u.T), "p_chi2": chi2_p(u.T), "p": p, "p_holm": adjusted, "pit": u[:, :dim]}

@@ -9,7 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flowzoo.metrics._fields import CHUNK, compare, images, in_chunks, median, quarters, scatter_within, shuffled
+from flowzoo.metrics._fields import (
+    CHUNK,
+    compare,
+    curves,
+    images,
+    in_chunks,
+    quarters,
+    results,
+    scatter_within,
+    shuffled,
+)
 from flowzoo.metrics._metric import Column, Evaluation, NotComputed
 from flowzoo.registry import METRICS
 
@@ -55,23 +65,12 @@ class Scattering:
             torch.stack([scattering(maps, isotropic=self.isotropic).log() for maps in part])
             for part in (found.real[:, chosen], found.drawn[:, : 2 * self.max_maps])
         )
-        spread = real.std(1)
-        if not (spread > 0).all():
+        if not (real.std(1) > 0).all():
             raise NotComputed("the real maps of a context do not vary: there is no unit for a difference")
         parts = quarters(real, drawn, torch.arange(len(chosen), device=real.device))
         unit = scatter_within(parts)
         value, floor = compare(parts, lambda a, b: ((a.mean(1) - b.mean(1)) / unit).square().mean(1).sqrt())
-        return {
-            "scattering_distance": median(value),
-            "scattering_distance_floor": median(floor),
-            "by_context": value.mean(0),
-            "floor_by_context": floor.mean(0),
-            "context": found.context,
-            "real_mean": real.mean(1),
-            "real_std": spread,
-            "drawn_mean": drawn.mean(1),
-            "drawn_std": drawn.std(1),
-        }
+        return results("scattering_distance", value, floor, found) | curves(real, drawn)
 
 
 def scattering(maps: Tensor, *, isotropic: bool = False) -> Tensor:

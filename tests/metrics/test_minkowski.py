@@ -8,9 +8,21 @@ import torch
 from scipy.ndimage import label
 
 from flowzoo.metrics import configure
-from flowzoo.metrics.minkowski import functionals, gaussian_functionals
+from flowzoo.metrics.minkowski import functionals
 
 NU = torch.linspace(-3, 3, 13, dtype=torch.float64)
+
+
+def gaussian_functionals(thresholds, slope):
+    """V0, V1, V2 of an isotropic Gaussian field of unit variance whose gradient has the rms ``slope``.
+
+    Tomita 1986, Prog. Theor. Phys. 76, 952, in the normalisation of Schmalzing and Gorski 1998.
+    """
+    bell = (-thresholds.square() / 2).exp()
+    area = torch.special.erfc(thresholds / math.sqrt(2)) / 2
+    return torch.stack(
+        [area, slope / (8 * math.sqrt(2)) * bell, slope**2 / (2 * (2 * math.pi) ** 1.5) * thresholds * bell]
+    )
 
 
 def power(fields, size, radius):
