@@ -53,7 +53,7 @@ class Registry:
         self.group = group
         self.separator = separator
         self.aliases = dict(aliases or {})
-        self._folder = Path(__file__).parent.joinpath(*package.split(".")[1:])
+        self._files: set[str] | None = None
         self._classes: dict[str, type] = {}
         self._points: dict[str, EntryPoint] | None = None
 
@@ -171,10 +171,14 @@ class Registry:
         return f"give another, {self.kind.upper()}S.register(name=...)"
 
     def _own(self) -> set[str]:
-        return {self._name(path.stem) for path in self._folder.glob("[!_]*.py")}
+        # Once, as entry points: a bench resolves thousands of names.
+        if self._files is None:
+            folder = Path(__file__).parent.joinpath(*self.package.split(".")[1:])
+            self._files = {self._name(path.stem) for path in folder.glob("[!_]*.py")}
+        return self._files
 
     def _entry_points(self) -> dict[str, EntryPoint]:
-        # Once: it looks at every installed package, and a bench resolves hundreds of names.
+        # It looks at every installed package.
         if self._points is None:
             self._points = {point.name: point for point in entry_points(group=self.group)}
         return self._points

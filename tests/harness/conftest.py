@@ -75,7 +75,7 @@ def broken_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[ConditionalFlow], l
 
 @pytest.fixture(scope="session")
 def plan() -> Callable[..., list[Cell]]:
-    """Small plans on two_moons (300 events), of MAF without the baseline unless told otherwise."""
+    """Small plans on two_moons (300 events), of MAF without the baseline and with few draws, unless told otherwise."""
 
     def make(
         models: Sequence[str] = ("maf",),
@@ -85,7 +85,8 @@ def plan() -> Callable[..., list[Cell]]:
         train: Mapping[str, Any] | None = None,
         **bench: Any,
     ) -> list[Cell]:
-        config = configs.make(BenchConfig, {"baseline": False, **bench}, "bench")
+        few = {"baseline": False, "draws": 30, "posteriors": 5, "posterior_draws": 30}
+        config = configs.make(BenchConfig, {**few, **bench}, "bench")
         options = {"num_events": 300} if options is None and data == "two_moons" else options or {}
         chosen = {name: TINY if name == "maf" else {} for name in models}
         fit = configs.make(FitConfig, {"steps": 20, "evaluate_every": 10, **(train or {})}, "train")

@@ -21,7 +21,7 @@ TIMING = {"train_seconds", "sample_seconds_per_1000", "posterior_seconds", "peak
 
 @pytest.mark.parametrize("data", ["digits", "two_moons"])
 def test_fit_and_evaluate_give_the_numbers_of_the_bench(plan: Plan, tmp_path: Path, data: str) -> None:
-    cell = plan(data=data, split_seed=3, seeds=(2,))[0]
+    cell = plan(data=data, split_seed=3, seeds=(2,), draws=1000, posteriors=None, posterior_draws=200)[0]
     done = execute([cell], tmp_path / "run").records[0]
     fit_one(cell, tmp_path / "flow.safetensors")
     found = evaluate_one(tmp_path / "flow.safetensors")
