@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowzoo.report._style import INK, Shown, context_text, entry, text, verbatim, width, with_unit
+from flowzoo.report._style import Shown, context_text, entry, frame, text, verbatim, width, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,7 +154,6 @@ def legend(figure: Figure, entries: Mapping[str, Any], across: int, below: str) 
     """Below all panels, with at most so many entries in a row, and a note above them."""
     from matplotlib.legend_handler import HandlerTuple
 
-    rows = math.ceil(len(entries) / across)
     # A note is the title of the legend, where the layout keeps it apart from all else.
     wrapped = "\n".join(textwrap.wrap(below, round(_LETTERS * figure.get_figwidth())))
     titled = {"title": wrapped, "title_fontsize": 8, "alignment": "left"} if below else {}
@@ -162,11 +161,28 @@ def legend(figure: Figure, entries: Mapping[str, Any], across: int, below: str) 
         list(entries.values()),
         list(entries),
         loc="outside lower center",
-        ncols=math.ceil(len(entries) / rows),
+        ncols=math.ceil(len(entries) / legend_rows(entries, across)),
         frameon=False,
         fontsize=9,
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0.1)},
         **titled,
+    )
+
+
+def corner_legend(figure: Figure, entries: Mapping[str, Any], right: float, top: float, small: bool) -> None:
+    """In the empty corner of a corner plot, so many inches from the edges; larger where panels are small."""
+    from matplotlib.legend_handler import HandlerTuple
+
+    page, height = figure.get_size_inches()
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="upper right",
+        bbox_to_anchor=(1 - right / page, 1 - top / height),
+        borderaxespad=0,
+        frameon=False,
+        fontsize=9 if small else 8.5,
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.1)},
     )
 
 
@@ -184,9 +200,7 @@ def tick(at: Axes, axis: Axis, along: str, count: int, clear: float = _CLEAR) ->
     """Limits, scale and about so many ticks of a panel, along ``"x"`` or ``"y"``; none so near to an end of it."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    at.tick_params(which="both", color=INK, labelcolor=INK, width=0.5, direction="in", length=2.5, top=True, right=True)
-    for spine in at.spines.values():
-        spine.set(linewidth=0.6, color=INK)
+    frame(at, length=2.5)
     at.set(**{f"{along}scale": "log" if axis.log else "linear"})
     at.set(**{f"{along}lim": (axis.low, axis.high)})
     line = at.xaxis if along == "x" else at.yaxis

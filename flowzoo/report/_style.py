@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from flowzoo.report.table import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 Dash = Literal["-", "--", ":", "-."]
 
@@ -81,32 +85,66 @@ def styles(cells: Sequence[Cell]) -> dict[str, Style]:
 
 
 def shown(cells: Sequence[Cell], needed: Sequence[str], known: Mapping[str, Style]) -> list[Shown]:
-    """By dataset, the models that have the needed tensors, their lowest seed each.
+    """By dataset, the models that have the needed tensors, their lowest seed each, where there is a model at least.
 
     Args:
         cells: finished cells, failed ones too.
         needed: names of tensors, the first of them the contexts, which must agree for models to be compared.
         known: a style for each model.
     """
+    result = []
+    for dataset, models in lowest_seeds(cells, lambda scores: all(name in scores for name in needed)).items():
+        first = next(iter(models.values()))
+        # Contexts that are not finite agree with none, not even with themselves.
+        alike = [m for m, cell in models.items() if _alike(cell.scores, first.scores, needed)]
+        others = tuple(m for m in models if m not in alike)
+        if alike:
+            result.append(Shown(dataset, first.record.labels, {m: models[m].scores for m in alike}, known, others))
+    return result
+
+
+def lowest_seeds(
+    cells: Sequence[Cell], able: Callable[[Mapping[str, Tensor]], bool]
+) -> Mapping[str, Mapping[str, Cell]]:
+    """By dataset and model, of the cells that are finished and whose tensors can be shown that of the lowest seed."""
     found: dict[str, dict[str, Cell]] = {}
     for cell in cells:
-        if cell.record.status == "ok" and all(name in cell.scores for name in needed):
+        if cell.record.status == "ok" and able(cell.scores):
             models = found.setdefault(cell.record.dataset, {})
             if cell.record.model not in models or cell.record.seed < models[cell.record.model].record.seed:
                 models[cell.record.model] = cell
-    result = []
-    for dataset, models in found.items():
-        first = next(iter(models.values()))
-        alike = [m for m, cell in models.items() if _alike(cell.scores, first.scores, needed)]
-        others = tuple(m for m in models if m not in alike)
-        result.append(Shown(dataset, first.record.labels, {m: models[m].scores for m in alike}, known, others))
-    return result
+    return found
 
 
 def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor], names: Sequence[str]) -> bool:
     if any(one[name].shape != other[name].shape for name in names):
         return False
     return torch.allclose(one[names[0]].double(), other[names[0]].double(), rtol=1e-5, atol=1e-8)
+
+
+def frame(at: Axes, **ticks: Any) -> None:
+    """Thin lines on all four sides of a panel, and ticks inwards."""
+    look: dict[str, Any] = {"which": "both", "color": INK, "labelcolor": INK, "width": 0.5, "direction": "in"}
+    at.tick_params(**look, top=True, right=True, **ticks)
+    for spine in at.spines.values():
+        spine.set(linewidth=0.6, color=INK)
+
+
+def bare(at: Axes) -> None:
+    """The frame of a picture: a hair, and no ticks."""
+    at.set_xticks([])
+    at.set_yticks([])
+    for spine in at.spines.values():
+        spine.set(linewidth=0.4, color=INK)
+
+
+def model_lines(found: Shown, **look: Any) -> dict[str, Line2D]:
+    """For a legend, by the names of the models, their lines."""
+    from matplotlib.lines import Line2D
+
+    each = {model: found.styles[model] for model in found.scores}
+    how = {"linewidth": 2, **look}
+    return {verbatim(m): Line2D([], [], color=style.colour, linestyle=style.dash, **how) for m, style in each.items()}
 
 
 def text(plain: str) -> str:

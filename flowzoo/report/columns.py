@@ -75,9 +75,14 @@ def rounded(value: float, error: float) -> tuple[str, str]:
     return f"{round(value, decimals) + 0.0:.{places}f}", f"{round(error, decimals):.{places}f}"
 
 
+def plus_minus(value: float, error: float) -> str:
+    """A value to the digit of its error, and the error, if there is one."""
+    return " ± ".join(filter(None, rounded(value, error)))
+
+
 def with_error(row: Row, value: str, error: str) -> str:
-    """A value to the digit of its error, and the error."""
-    return " ± ".join(filter(None, rounded(row[value], row[error]))) if has(row, value) else ""
+    """``plus_minus`` of two columns; empty where there is no value."""
+    return plus_minus(row[value], row[error]) if has(row, value) else ""
 
 
 def plain(name: str, digits: int = 3) -> Callable[[Row], str]:

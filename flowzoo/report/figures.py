@@ -92,16 +92,16 @@ def _plan(cells: Sequence[Cell], table: Table | None = None) -> dict[str, Callab
     """By file name, how to draw it."""
     known = styles(cells)
     plan = _comparison(cells, table, known)
-    for found in _shown(cells, figures_maps.NEEDED, known):
+    for found in shown(cells, figures_maps.NEEDED, known):
         events = found.first["examples.real"].ndim
         if events == 3:
             plan |= _catalogue(found)
         for i, name in enumerate(figures_maps.channels(found) if events == 5 else ()):
             plan[_stem("maps", found.dataset, name)] = partial(figures_maps.gallery, found, i)
-    for found in _shown(cells, figures_spectra.NEEDED, known):
+    for found in shown(cells, figures_spectra.NEEDED, known):
         for i, name in enumerate(figures_spectra.channels(found)):
             plan[_stem("power", found.dataset, name)] = partial(figures_spectra.spectra, found, i)
-    for found in _shown(cells, figures_mmd.NEEDED, known):
+    for found in shown(cells, figures_mmd.NEEDED, known):
         if figures_mmd.shows(found):
             plan[_stem("mmd", found.dataset, "")] = partial(figures_mmd.mmd, found)
     for found in figures_calibration.calibrated(cells, known):
@@ -125,11 +125,6 @@ def _comparison(
     for dataset, found in trained.items():
         plan[_stem("training", dataset, "")] = partial(figures_training.training, dataset, found, known)
     return plan
-
-
-def _shown(cells: Sequence[Cell], needed: Sequence[str], known: Mapping[str, Style]) -> list[Shown]:
-    """Datasets with a model at least; contexts that are not finite agree with none, not even with themselves."""
-    return [found for found in shown(cells, needed, known) if found.scores]
 
 
 def _catalogue(found: Shown) -> dict[str, Callable[[], Figure]]:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from flowzoo.report._catalogue import Array, legend, legend_rows
-from flowzoo.report._style import INK, PALETTE, REAL, WIDTH, Dash, Shown, Style, entry, text, verbatim
+from flowzoo.report._style import DASHES, PALETTE, REAL, WIDTH, Shown, Style, entry, frame, lowest_seeds, text, verbatim
 from flowzoo.report.table import Cell
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ LIKELIHOOD = "log-likelihood"
 _CONTRACTION = "posterior_error.contraction_by_observation"
 _BAND = "#E2E2E2"
 _GREY = "#8A8A8A"
-_DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 _TALL, _HEAD, _IN_ROW = 2.35, 0.75, 7  # inches of a row and of the title; entries of the legend in a line
 _Z = 4.5  # beyond which a z-score is a triangle at the edge
 _LEAST_CONTRACTION = -0.5  # as for z
@@ -39,12 +38,7 @@ def calibrated(cells: Sequence[Cell], known: Mapping[str, Style]) -> list[Shown]
         cells: finished cells, failed ones too.
         known: a style for each model.
     """
-    found: dict[str, dict[str, Cell]] = {}
-    for cell in cells:
-        if cell.record.status == "ok" and any(_usable(cell.scores, name) for name in ARRAYS):
-            models = found.setdefault(cell.record.dataset, {})
-            if cell.record.model not in models or cell.record.seed < models[cell.record.model].record.seed:
-                models[cell.record.model] = cell
+    found = lowest_seeds(cells, lambda scores: any(_usable(scores, name) for name in ARRAYS))
     return [
         Shown(name, next(iter(models.values())).record.labels, {m: cell.scores for m, cell in models.items()}, known)
         for name, models in found.items()
@@ -95,7 +89,7 @@ def calibration(found: Shown) -> Figure:
                 draw(at, scores)
             else:
                 at.text(0.5, 0.5, "not computed", transform=at.transAxes, ha="center", fontsize=9, color=_GREY)
-            _decorate(at)
+            frame(at, labelsize=8, pad=3)
             at.set_ylabel(up, fontsize=9)
             at.tick_params(labelleft=True)
             if row == 0:
@@ -248,12 +242,12 @@ def _kinds(count: int) -> list[str]:
 
 def _kind(i: int) -> dict[str, Any]:
     """How a kind of reference is drawn: all parameters are in it, so it has the colour of none."""
-    return {"color": REAL, "linestyle": _DASHES[i % len(_DASHES)], "linewidth": 1.2}
+    return {"color": REAL, "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.2}
 
 
 def _style(i: int) -> Style:
     """Of a parameter."""
-    return Style(PALETTE[i % len(PALETTE)], _DASHES[i // len(PALETTE) % len(_DASHES)])
+    return Style(PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)])
 
 
 def _legend(found: Shown) -> dict[str, Any]:
@@ -276,14 +270,6 @@ def _write(at: Axes, content: str, *, above: bool = False) -> None:
     said = content.replace("-", "\N{MINUS SIGN}")
     how: dict[str, Any] = {"ha": "left", "va": "top"} if above else {"ha": "right", "va": "bottom"}
     at.text(*((0.04, 0.96) if above else (0.97, 0.04)), said, transform=at.transAxes, fontsize=8, **how)
-
-
-def _decorate(at: Axes) -> None:
-    at.tick_params(
-        which="both", labelsize=8, color=INK, labelcolor=INK, width=0.5, direction="in", top=True, right=True, pad=3
-    )
-    for spine in at.spines.values():
-        spine.set(linewidth=0.6, color=INK)
 
 
 def _ended(inner: Tensor, last: float = 0.0) -> Array:

@@ -25,7 +25,7 @@ from flowzoo.report._catalogue import (
 )
 from flowzoo.report._projections import Window
 from flowzoo.report._regions import draw_regions
-from flowzoo.report._style import CONTEXTS, REAL, WIDTH, Shown, text, verbatim, width
+from flowzoo.report._style import CONTEXTS, REAL, WIDTH, Shown, model_lines, text, verbatim, width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -208,15 +208,9 @@ def _legend(found: Shown, massive: bool) -> Mapping[str, Any]:
 
     what = "mass" if massive else "particles"
     greys = tuple(Patch(facecolor=grey, edgecolor=REAL, linewidth=0.5) for grey in _GREYS)
-    entries: dict[str, Any] = {
-        f"real: 95, 80, 50 % of the {what}": greys,
-        "real": Line2D([], [], color=REAL, linewidth=2.2),
-    }
-    entries["real against real"] = Patch(color=_BAND)
-    for model in found.scores:
-        style = found.styles[model]
-        entries[verbatim(model)] = Line2D([], [], color=style.colour, linestyle=style.dash, linewidth=2)
-    return entries
+    real = Line2D([], [], color=REAL, linewidth=2.2)
+    entries = {f"real: 95, 80, 50 % of the {what}": greys, "real": real, "real against real": Patch(color=_BAND)}
+    return entries | model_lines(found)
 
 
 def _radius(found: Shown, position: Sequence[int]) -> str:

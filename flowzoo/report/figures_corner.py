@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowzoo.report._catalogue import called, columns, described, galaxies, label, note, rest, tick
+from flowzoo.report._catalogue import called, columns, corner_legend, described, galaxies, label, note, rest, tick
 from flowzoo.report._regions import draw_regions
 from flowzoo.report._style import INK, REAL, WIDTH, Shown, verbatim, width
 from flowzoo.report.figures_marginals import histograms, marginal
@@ -76,7 +76,7 @@ def corner(found: Shown, model: str, k: int = 0) -> Figure:
             figure.text(0.2 / page, at_y / height, _folded(found, column, tile), rotation=90, **name)
     write(0.14, f"{verbatim(found.dataset)}: {called(found, k)}", fontsize=12, fontweight="bold")
     write(0.4, described(found, k, (page - 0.3) * 10 / 9), fontsize=9, color=INK)
-    _legend(figure, found, model, 9 if small else 8.5)
+    _legend(figure, found, model, small)
     figure.text(0.12 / page, 0.05 / height, note([galaxy], [model], rest(found, COLUMNS)), fontsize=8, color=INK)
     return figure
 
@@ -94,9 +94,8 @@ def _folded(found: Shown, column: int, tile: float) -> str:
     return whole if width(whole) <= 1.1 * tile else whole.replace(" [", "\n[", 1)
 
 
-def _legend(figure: Figure, found: Shown, model: str, size: float) -> None:
+def _legend(figure: Figure, found: Shown, model: str, small: bool) -> None:
     """In the empty corner."""
-    from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -104,15 +103,4 @@ def _legend(figure: Figure, found: Shown, model: str, size: float) -> None:
         "real: 95, 68 %": tuple(Patch(facecolor=grey, edgecolor=REAL, linewidth=0.5) for grey in _GREYS),
         f"drawn by {verbatim(model)}": Line2D([], [], color=found.styles[model].colour, linewidth=1.6),
     }
-    page, height = figure.get_size_inches()
-    handles: list[Any] = list(entries.values())
-    figure.legend(
-        handles,
-        list(entries),
-        loc="upper right",
-        bbox_to_anchor=(1 - _RIGHT / page, 1 - _TOP / height),
-        borderaxespad=0,
-        frameon=False,
-        fontsize=size,
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.1)},
-    )
+    corner_legend(figure, entries, _RIGHT, _TOP, small)

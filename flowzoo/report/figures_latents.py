@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from flowzoo.report._style import INK, WIDTH, text, verbatim, width, with_unit
+from flowzoo.report._style import INK, WIDTH, bare, text, verbatim, width, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,10 +110,7 @@ def _grid(
             at = figure.add_axes((x / page, 1 - (y + tile) / height, tile / page, tile / height))
             shown = np.ma.masked_invalid(maps[c].float().numpy())
             at.imshow(shown, cmap=colours, vmin=low, vmax=high)
-            at.set_xticks([])
-            at.set_yticks([])
-            for spine in at.spines.values():
-                spine.set(linewidth=0.4, color=INK)
+            bare(at)
             if r == 0:
                 at.set_title(columns[c], fontsize=9, color=INK, pad=3)
     each = wide / len(bars)

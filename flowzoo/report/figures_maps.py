@@ -14,6 +14,7 @@ from flowzoo.report._style import (
     REAL,
     WIDTH,
     Shown,
+    bare,
     context_text,
     entry,
     text,
@@ -107,10 +108,7 @@ def gallery(found: Shown, channel: int = 0) -> Figure:
         for b in range(blocks):
             for column in range(columns):
                 at = axes(left + b * (block + _BLOCK_GAP) + column * (wide + _GAP), y, wide, high)
-                at.set_xticks([])
-                at.set_yticks([])
-                for spine in at.spines.values():
-                    spine.set(linewidth=0.4, color=INK)
+                bare(at)
                 _show(at, maps[b, column], which, colours[b], found)
     for b, (values, scale) in enumerate(zip(titles, scales, strict=True)):
         x = left + b * (block + _BLOCK_GAP)

@@ -23,7 +23,7 @@ from flowzoo.report._catalogue import (
     rest,
     tick,
 )
-from flowzoo.report._style import REAL, WIDTH, Shown, verbatim
+from flowzoo.report._style import REAL, WIDTH, Shown, model_lines, verbatim
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,11 +138,6 @@ def _shares(values: Array, axis: Axis, bins: int) -> Array:
 
 def _legend(found: Shown) -> dict[str, Any]:
     """By label, what stands before it."""
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    entries: dict[str, Any] = {"real": Patch(facecolor=_FILL, edgecolor=REAL, linewidth=1.5)}
-    for model in found.scores:
-        style = found.styles[model]
-        entries[verbatim(model)] = Line2D([], [], color=style.colour, linestyle=style.dash, linewidth=2)
-    return entries
+    return {"real": Patch(facecolor=_FILL, edgecolor=REAL, linewidth=1.5)} | model_lines(found)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from flowzoo.report._catalogue import Array, legend, legend_rows
-from flowzoo.report._style import INK, REAL, WIDTH, Shown, verbatim
+from flowzoo.report._style import INK, REAL, WIDTH, Shown, frame, model_lines, verbatim
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NEEDED = ("mmd.context_distance", "mmd.to_population", "mmd.real_to_population")
@@ -102,7 +101,7 @@ def mmd(found: Shown) -> Figure:
         )
         right.plot(real, values, ".", alpha=0.6, **dots)
     for at in (left, right):
-        _decorate(at)
+        frame(at, labelsize=8.5)
         at.set_yscale(**scale)
         _ticks(at.yaxis, scale, highest)
         if scale["value"] == "symlog":
@@ -144,26 +143,14 @@ def _ends(real: Array, scale: dict[str, Any]) -> tuple[float, float]:
     return min(0.0, 1.5 * low), max(1.5 * high, scale["linthresh"])
 
 
-def _decorate(at: Axes) -> None:
-    at.tick_params(
-        which="both", labelsize=8.5, color=INK, labelcolor=INK, width=0.5, direction="in", top=True, right=True
-    )
-    for spine in at.spines.values():
-        spine.set(linewidth=0.6, color=INK)
-
-
 def _legend(found: Shown) -> dict[str, Any]:
     """By label, what stands before it."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     line = Line2D([], [], color=REAL, marker="o", markersize=4, linewidth=2.2)
-    entries: dict[str, Any] = {"real to real": line, "its scatter": Patch(color=_BAND)}
-    for model in found.scores:
-        style = found.styles[model]
-        how: dict[str, Any] = {"color": style.colour, "linestyle": style.dash, "linewidth": 2}
-        entries[verbatim(model)] = Line2D([], [], marker="o", markersize=4, **how)
-    return entries
+    entries = {"real to real": line, "its scatter": Patch(color=_BAND)}
+    return entries | model_lines(found, marker="o", markersize=4)
 
 
 def _ticks(line: Any, scale: dict[str, Any], highest: float) -> None:

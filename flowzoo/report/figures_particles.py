@@ -10,7 +10,7 @@ import numpy as np
 
 from flowzoo.report._catalogue import Array, Galaxy, called, described, galaxies, label, note, role, unit_of
 from flowzoo.report._projections import LEAST, Pair, Window, project
-from flowzoo.report._style import INK, WIDTH, Shown, entry, text, verbatim, width
+from flowzoo.report._style import INK, WIDTH, Shown, bare, entry, text, verbatim, width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,10 +158,7 @@ def particles(found: Shown, model: str) -> Figure:
 def _show(at: Axes, values: Array, edges: tuple[Array, Array], norm: Normalize, colours: str) -> None:
     from matplotlib import colormaps
 
-    at.set_xticks([])
-    at.set_yticks([])
-    for spine in at.spines.values():
-        spine.set(linewidth=0.4, color=INK)
+    bare(at)
     across, up = edges
     at.imshow(
         np.ma.masked_invalid(np.clip(values, norm.vmin, norm.vmax).T),

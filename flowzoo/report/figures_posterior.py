@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from flowzoo.report._catalogue import Axis, tick
+from flowzoo.report._catalogue import Axis, corner_legend, tick
 from flowzoo.report._densities import bin_count, fitted_density
 from flowzoo.report._numbers import power_of
 from flowzoo.report._parameters import Column, columns_of
@@ -190,7 +190,6 @@ def _ticks(at: Axes, axis: Axis, along: str, tile: float) -> None:
 
 def _legend(figure: Figure, columns: Sequence[Column], small: bool, top: float) -> None:
     """In the empty corner; of a single panel beside it."""
-    from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -207,15 +206,4 @@ def _legend(figure: Figure, columns: Sequence[Column], small: bool, top: float) 
         entries["maximum a posteriori"] = Line2D([], [], color=_BEST, linestyle="none", **mark)
     if any(c.shown.low < bound < c.shown.high for c in columns for bound in c.bounds):
         entries["bound of the prior"] = Line2D([], [], color=_BOUND, linestyle="-.", linewidth=0.8)
-    page, height = figure.get_size_inches()
-    handles: list[Any] = list(entries.values())
-    figure.legend(
-        handles,
-        list(entries),
-        loc="upper right",
-        bbox_to_anchor=(1 - _RIGHT / page, 1 - top / height),
-        borderaxespad=0,
-        frameon=False,
-        fontsize=9 if small else 8.5,
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.1)},
-    )
+    corner_legend(figure, entries, _RIGHT, top, small)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from flowzoo.report._style import CONTEXTS, INK, REAL, WIDTH, Shown, context_text, entry, text, verbatim
+from flowzoo.report._style import CONTEXTS, REAL, WIDTH, Shown, context_text, entry, frame, model_lines, text, verbatim
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,10 +123,7 @@ def _axes(grid: Any, found: Shown, channel: int) -> None:
 
     wavenumber, power = _units(found, channel)
     for at in grid.flat:
-        at.tick_params(which="both", labelsize=8.5, color=INK, labelcolor=INK, width=0.5, direction="in")
-        at.tick_params(which="both", top=True, right=True)
-        for spine in at.spines.values():
-            spine.set(linewidth=0.6, color=INK)
+        frame(at, labelsize=8.5)
     for at in grid[1]:
         at.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         at.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -148,10 +145,7 @@ def _legend(found: Shown, banded: bool) -> dict[str, Any]:
     entries: dict[str, Any] = {r"real maps: mean, 1$\sigma$ of one": real}
     if banded:
         entries["real against real"] = Patch(color=_ERROR)
-    for model in found.scores:
-        style = found.styles[model]
-        entries[verbatim(model)] = Line2D([], [], color=style.colour, linestyle=style.dash, linewidth=2)
-    return entries
+    return entries | model_lines(found)
 
 
 def _of(values: Tensor, channel: int) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flowzoo.metrics import Column
 from flowzoo.record import BASELINE
 from flowzoo.report._floors import PLAIN, beside_floor
-from flowzoo.report.columns import FIELDS, Row, by_dataset, has, name_of, rounded, significant
+from flowzoo.report.columns import FIELDS, Row, by_dataset, has, name_of, plus_minus, significant
 from flowzoo.report.figures_training import HISTORY
 from flowzoo.report.table import Cell, Table, is_p
 from flowzoo.report.words import BAD, DOUBTFUL, GOOD, word
@@ -103,7 +103,7 @@ def _by_posterior(ranked: list[Row]) -> list[str]:
     """Where NLLs are of different events: of theta for one flow and of x for another, or of two splits."""
     first, second = ranked[0], ranked[1]
     errors = [row.get(f"{_TRUTH}_se", math.nan) for row in (first, second)]
-    values = [_with_error(row[_TRUTH], error) for row, error in zip((first, second), errors, strict=True)]
+    values = [plus_minus(row[_TRUTH], error) for row, error in zip((first, second), errors, strict=True)]
     ahead = first[_TRUTH] - second[_TRUTH] > 2 * math.hypot(*errors)  # also where there are none
     return [
         "The NLLs are of different events (those of theta and of x are, and those of two splits) and do not compare; "
@@ -113,7 +113,7 @@ def _by_posterior(ranked: list[Row]) -> list[str]:
 
 
 def _fit(rows: list[Row], best: Row, near: list[Row]) -> list[str]:
-    name, nll = best["model"], _with_error(best["nll_nats"], best["nll_se"])
+    name, nll = best["model"], plus_minus(best["nll_nats"], best["nll_se"])
     text = f"{name} has the lowest NLL of events that no training saw, {nll} nats an event"
     others = [row["model"] for row in near if row is not best]
     if others:
@@ -123,7 +123,7 @@ def _fit(rows: list[Row], best: Row, near: list[Row]) -> list[str]:
         return [text]
     second = further[0]
     name = _BASELINE if second["model"] == BASELINE else second["model"]
-    ahead = f"{text}, {_with_error(second['delta_nll'], second['delta_se'])} less than {name}"
+    ahead = f"{text}, {plus_minus(second['delta_nll'], second['delta_se'])} less than {name}"
     if math.isnan(second["delta_se"]):
         return [f"{ahead}; of one test group no error is known, and another group may tell otherwise"]
     return [ahead]
@@ -141,7 +141,7 @@ def _baseline(rows: list[Row], best: Row, near: list[Row]) -> list[str]:
         ]
     if near == [best] and baseline is next(row for row in rows if row is not best and has(row, "delta_nll")):
         return []  # said with the lead of the best
-    gain = _with_error(baseline["delta_nll"], baseline["delta_se"])
+    gain = plus_minus(baseline["delta_nll"], baseline["delta_se"])
     return [f"The linear-Gaussian baseline is {gain} nats behind it"]
 
 
@@ -173,7 +173,7 @@ def _excess(row: Row) -> list[str]:
 def _context(row: Row) -> list[str]:
     if has(row, "context_gain"):
         gain, se = row["context_gain"], row["context_gain_se"]
-        text = f"Trained without its context it is {_with_error(gain, se)} nats worse"
+        text = f"Trained without its context it is {plus_minus(gain, se)} nats worse"
         if gain <= 2 * se:
             return [f"{text}: no gain that is sure"]
         return [text]
@@ -274,10 +274,6 @@ def _known() -> dict[str, Column]:
         return columns()
     except ImportError:  # a metric of a third party lacks its package: the numbers still stand
         return {}
-
-
-def _with_error(value: float, error: float) -> str:
-    return " ± ".join(filter(None, rounded(value, error)))
 
 
 def _and(names: list[str]) -> str:
