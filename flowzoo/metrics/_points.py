@@ -92,9 +92,11 @@ def results(names: Sequence[str], value: Tensor, floor: Tensor, found: Clouds) -
 def distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Euclidean distances of ``(n, D)`` to ``(m, D)``, in chunks of bounded memory: rows of ``a``, and ``(c, m)``.
 
-    By matrix products, which lose digits far from the origin: hence about the mean of ``b``.
+    By matrix products, which lose digits far from the origin: hence about the middle of ``b``, where one wild draw does
+    not move it.
     """
-    a, b = a - b.mean(0), b - b.mean(0)
+    middle = b.sort(0).values[len(b) // 2]
+    a, b = a - middle, b - middle
     size = max(1, PAIRS // len(b))
     for start in range(0, len(a), size):
         rows = slice(start, start + size)

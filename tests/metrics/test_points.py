@@ -289,3 +289,15 @@ def test_test_events_that_are_not_finite_are_counted(take, metric):
     real[0, 1, 3, 0] = math.nan
     with pytest.raises(NotComputed, match=r"^1 of 100 test events are not finite$"):
         take(metric, clouds(real, normal(1, 2, 50, 2, name="d")))
+
+
+@pytest.mark.parametrize("far", [1e9, 1e30])
+def test_one_wild_draw_costs_other_distances_no_digits(far):
+    """About their mean all others were one point: of such draws MMD said that they are nearer than real ones."""
+    real, drawn = torch.randn(2, 100, 3, generator=generator(0, "wild"), dtype=torch.float64)
+    drawn[7] = far
+    for a, b in ((real, drawn), (drawn, real), (drawn, drawn)):
+        exact = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        ((_, found),) = points.distances(a, b)
+        other = exact > 0  # than a point and itself
+        torch.testing.assert_close(found[other], exact[other], rtol=1e-9, atol=1e-6)
