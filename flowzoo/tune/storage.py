@@ -135,14 +135,22 @@ def _database(text: str, heartbeat: int) -> tuple[RDBStorage, str, Path | None]:
     shown = url.render_as_string(hide_password=True)
 
     def make() -> RDBStorage:
-        # Both are public and called experimental.
-        return RDBStorage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=options,
-            heartbeat_interval=heartbeat,
-            grace_period=8 * heartbeat,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
-        )
+        storage = RDBStorage.__new__(RDBStorage)  # its connections are to be closed, should it not come into being
+        try:
+            # The heartbeat and the callback are public and called experimental.
+            RDBStorage.__init__(
+                storage,
+                url.render_as_string(hide_password=False),
+                engine_kwargs=options,
+                heartbeat_interval=heartbeat,
+                grace_period=8 * heartbeat,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
+            )
+        except BaseException:
+            if hasattr(storage, "engine"):
+                storage.engine.dispose()
+            raise
+        return storage
 
     try:
         storage = _patiently(make)

@@ -8,7 +8,9 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages._rdb.models import BaseModel
 from optuna.trial import TrialState
+from sqlalchemy.exc import ProgrammingError
 
 from flowzoo.config import ConfigError
 from flowzoo.tune.journal import mend
@@ -119,6 +121,25 @@ def journal(tmp_path: Path, trials: int = 3) -> tuple[Path, optuna.Study]:
     study = optuna.create_study(storage=open_storage(f"journal:{file}", tmp_path).storage, study_name="s")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=trials)
     return file, study
+
+
+def test_who_finds_the_tables_half_made_leaves_no_connection_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, engines = BaseModel.metadata.create_all, list[Any]()
+
+    def create_all(engine: Any) -> None:
+        engines.append(engine)
+        if len(engines) == 1:
+            engine.connect().close()  # into the pool
+            raise ProgrammingError("CREATE TABLE studies", {}, Exception("relation already exists"))
+        real(engine)
+
+    monkeypatch.setattr(BaseModel.metadata, "create_all", create_all)
+    opened = open_storage(f"sqlite:///{tmp_path}/study.db", tmp_path)
+    assert len(engines) == 2
+    assert engines[0].pool.checkedin() == 0
+    opened.close()
 
 
 def test_torn_last_line_is_cut_off_and_kept_beside(tmp_path: Path) -> None:

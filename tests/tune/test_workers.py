@@ -107,12 +107,12 @@ def test_four_workers_two_of_them_killed_lose_nothing(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     url = {"sqlite": "default", "journal": f"journal:{tmp_path}/study.log"}.get(kind) or request.getfixturevalue(kind)
-    with Group([tmp_path / "run"] * 4, url, 20) as group:
-        group.kill_when(3, 0)
-        group.kill_when(8, 1)
+    with Group([tmp_path / "run"] * 4, url, 12) as group:
+        group.kill_when(2, 0)
+        group.kill_when(5, 1)
         assert group.statuses() == [-9, -9, 0, 0]
         trials = group.trials()
-    check(trials, 20)
+    check(trials, 12)
     taken_over = [t for t in trials if "attempts" in t.user_attrs]
     assert all(t.state.name in ("COMPLETE", "PRUNED") for t in taken_over)  # under their own numbers
     assert not [t for t in trials if "failed_trial" in t.system_attrs]
