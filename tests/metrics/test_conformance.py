@@ -14,10 +14,13 @@ SLOW = {"c2st"}  # half a minute: it trains a classifier for each number
 case_of = functools.cache(metric_case)  # what a metric says of an evaluation is computed once for all checks
 
 
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    alone = pytest.mark.xdist_group(f"metric {name}")  # one worker, which computes it once
+    return [alone, pytest.mark.slow] if name in SLOW else [alone]
+
+
 @pytest.mark.parametrize("check", METRIC_CHECKS)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in METRICS.names()]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in METRICS.names()])
 def test_metric_conforms(name: str, check: str) -> None:
     excused = getattr(METRICS.get(name), "exempt", {})
     if check in excused:
