@@ -91,12 +91,15 @@ def importance(
                 f"the proposal's log_prob is not finite at {lost} of {extra.numel()} of its own draws; it must be the "
                 "density that they are drawn from"
             )
+    # A proposal beyond the support has no weight, and the flow, which may be NaN there, is not asked.
+    beyond = extra.isneginf()
+    possible = theta.gather(0, beyond.byte().argmin(0)[None, :, None].expand(1, -1, prior.dim))
+    asked = torch.where(beyond[..., None], possible, theta)
     likelihood = torch.empty(size, observations, dtype=torch.float64, device=theta.device)
     for rows in torch.arange(observations, device=theta.device).split(max(1, ROOM // size)):
-        some = theta.expand(-1, observations, -1)[:, rows].transpose(0, 1)
+        some = asked.expand(-1, observations, -1)[:, rows].transpose(0, 1)
         likelihood[:, rows] = log_likelihood(some, rows).T
-    # A proposal beyond the support has no weight, whatever its likelihood.
-    weights = torch.where(extra.isneginf(), -torch.inf, likelihood + extra)
+    weights = likelihood + extra
     nothing = ~weights.isfinite().any(0)
     if bool(nothing.any()):
         raise NoPosterior("no proposal has a density", nothing, advice)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowzoo.inference import Gaussian, Posterior, Samples
+from flowzoo.inference import Box, Gaussian, LogNormal, Posterior, Samples
 from flowzoo.inference._pareto import pareto_k
 from flowzoo.seeding import generator
 
@@ -27,6 +27,46 @@ def test_pareto_k_does_not_depend_on_the_scale_of_weights():
     torch.testing.assert_close(pareto_k(weights), pareto_k(weights + 300))
     assert torch.equal(pareto_k(torch.zeros(5000, 2)), torch.zeros(2).double())
     assert bool(pareto_k(torch.zeros(10, 1)).isinf().all())
+
+
+@pytest.mark.parametrize("spread", [0.03, 0.01])
+def test_few_weights_that_are_all_of_the_mass_have_no_light_tail(spread):
+    # A normal likelihood of five parameters by draws of the prior: of 10,000 one or two explain the data.
+    z = torch.randn(10_000, 5, generator=generator(0, "z"), dtype=torch.float64)
+    weights = -0.5 * (z / spread).square().sum(1, keepdim=True)
+    assert float(1 / torch.softmax(weights, 0).square().sum()) < 3
+    assert float(pareto_k(weights)) > 0.7
+
+
+@pytest.mark.parametrize("nothing", [-math.inf, -50.0])
+def test_proposals_without_a_likelihood_are_no_tail(nothing):
+    # Draws of a box, of which one in a hundred is as likely as the next: what they say is exact.
+    weights = torch.full((10_000, 1), nothing)
+    weights[:100] = 0.0
+    assert float(pareto_k(weights)) == 0
+    # Beside them the tail of the others is as it was.
+    u = torch.rand(40_000, 20, generator=generator(0, "u"), dtype=torch.float64)
+    heavy = -0.7 * u.log()
+    torch.testing.assert_close(pareto_k(torch.cat([heavy, torch.full_like(heavy, nothing)])), pareto_k(heavy))
+
+
+class OfLogarithm:
+    """N(log x; log theta, 1): NaN for theta <= 0, as a flow is that takes the logarithm of its context."""
+
+    event_shape = context_shape = torch.Size((1,))
+
+    def log_prob(self, x, context):
+        return torch.distributions.Normal(context.double().log(), 1.0, validate_args=False).log_prob(x.double())[:, 0]
+
+
+def test_proposals_beyond_the_prior_are_not_asked():
+    # x = 0: the posterior of log theta is normal, of mean 0 and variance 1/2, and Z is N(0; 0, 2).
+    found = Posterior(OfLogarithm(), LogNormal([0.0], [1.0])).sample(
+        torch.zeros(1, 1), 500, method="importance", generator=generator(0, "s"), proposal=Box([-2.0], [12.0])
+    )
+    assert found.warnings == ()
+    error = 4.5 / float(found.diagnostics["ess"]) ** 0.5
+    assert abs(float(found.log_evidence) + 0.5 * math.log(4 * math.pi)) < error
 
 
 def test_too_narrow_a_proposal_is_flagged_and_a_wide_one_is_not(known):
