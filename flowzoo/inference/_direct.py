@@ -84,7 +84,7 @@ def draw(flow: Any, x: Tensor, prior: Prior | None, count: int, generator: torch
         )
         for rows, some, score in _batches(flow, x, short, each, generator):
             finite = some.isfinite().all(-1) & score.isfinite()
-            inside = finite if prior is None else finite & _supported(prior, some)
+            inside = finite if prior is None else finite & supported(prior, some)
             made[rows] += some.shape[1]
             failed[rows] += (~finite).sum(1)
             outside[rows] += (finite & ~inside).sum(1)
@@ -98,7 +98,8 @@ def draw(flow: Any, x: Tensor, prior: Prior | None, count: int, generator: torch
     return Drawn(theta.transpose(0, 1), log_prob.T, made, outside, failed)
 
 
-def _supported(prior: Prior, theta: Tensor) -> Tensor:
+def supported(prior: Prior, theta: Tensor) -> Tensor:
+    """Whether the density of the prior, or else its bounds, have each of ``(..., D)``: ``(...)`` booleans."""
     inside = prior.covers(theta)
     # The support of a density may be less than its bounds.
     return inside & prior.log_prob(theta).isfinite() if prior.has_density else inside

@@ -10,10 +10,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from flowzoo.arguments import in_tensor
 from flowzoo.flow import ConditionalFlow
 from flowzoo.inference._best import climb
 from flowzoo.inference._checks import leaning
-from flowzoo.inference._direct import draw
+from flowzoo.inference._direct import draw, supported
 from flowzoo.inference._grid import check_grid
 from flowzoo.inference._inferred import Inferred
 from flowzoo.inference._methods import METHODS, Found
@@ -100,7 +101,8 @@ class Posterior:
             ``(*B,)`` in float64, on the flow's device; minus infinity outside the support of the prior.
 
         Raises:
-            ValueError: if a shape does not fit, or a likelihood flow has a prior without a density.
+            ValueError: if a shape does not fit, a likelihood flow has a prior without a density, or (``NoPosterior``)
+                a posterior flow has next to no mass in the support of the prior at some x.
         """
         if self.theta == "context":
             assert self.prior is not None
@@ -112,8 +114,8 @@ class Posterior:
         if self.prior is None:
             return found
         batch = x.shape[: x.ndim - len(self.x_shape)]
-        share = self._log_acceptance(x.reshape(-1, *self.x_shape).to(found.device)).reshape(batch)
-        return torch.where(self.prior.covers(theta).to(found.device), found - share, -torch.inf)
+        share = self._log_acceptance(x.reshape(prod(batch), *self.x_shape).to(found.device)).reshape(batch)
+        return torch.where(supported(self.prior, theta.double()).to(found.device), found - share, -torch.inf)
 
     @torch.no_grad()
     def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor | None:
@@ -130,6 +132,8 @@ class Posterior:
     def _scores(self, theta: Tensor, x: Tensor) -> Tensor:
         """log q of the flow, whichever way it looks, in batches: broadcast, ``(*B,)`` in float64."""
         rank = len(self.x_shape)
+        in_tensor(theta, "theta")
+        in_tensor(x, "x")
         if theta.ndim < 1 or theta.shape[-1] != self.dim:
             raise ValueError(f"theta must end in ({self.dim},); got {tuple(theta.shape)}")
         if x.ndim < rank or x.shape[x.ndim - rank :] != self.x_shape:
@@ -142,7 +146,7 @@ class Posterior:
                 f"the batch shapes of theta and x must broadcast; got {tuple(theta.shape[:-1])} and {tuple(own)}"
             ) from None
         rows = torch.arange(prod(own), device=x.device).reshape(own).expand(batch).reshape(-1)
-        flat = x.reshape(-1, *self.x_shape)
+        flat = x.reshape(prod(own), *self.x_shape)
         pairs = theta.expand(*batch, self.dim).reshape(-1, self.dim).to(x.device)
         size = Scorer(self._pairs(flat), 1, prod(self.x_shape), x.device).size
         with evaluating(self.flow):
@@ -165,7 +169,7 @@ class Posterior:
         if last is None or last.state != state or last.x.shape != x.shape or not torch.equal(last.x, x):
             with evaluating(self.flow):
                 drawn = draw(self.flow, x, self.prior, ACCEPTANCE_DRAWS, stream(0, "acceptance", device=x.device))
-            last = self._last = _Share(x, drawn.log_acceptance, state)
+            last = self._last = _Share(x.clone(), drawn.log_acceptance, state)
         return last.log
 
     def _state(self) -> list[Any]:
@@ -230,7 +234,7 @@ class Posterior:
             return part.new_full(size, math.nan, dtype=torch.float64).index_copy(axis, rows, part.double())
 
         if found.log_share is not None:
-            self._last = _Share(x, of_all(found.log_share, 0), self._state())
+            self._last = _Share(x.clone(), of_all(found.log_share, 0), self._state())
         return Inferred(
             theta=of_all(found.theta[:count], 1),
             log_prob=of_all(found.log_prob[:count], 1),
@@ -293,13 +297,13 @@ class Posterior:
         def density(theta: Tensor) -> Tensor:
             if self.prior is None:
                 return scorer(theta)
-            prior = theta.new_zeros(theta.shape[:-1])
-            if self.theta == "context":
-                prior = self.prior.log_prob(theta)
-            possible = self.prior.covers(theta) & prior.isfinite()
+            possible = supported(self.prior, theta)
             # At parameters that cannot be the flow is not asked: of the logarithm of 0 it would be NaN, and that said.
             asked = theta.where(possible[..., None], possible_theta[:, None])
-            return torch.where(possible, scorer(asked) + prior, -torch.inf)
+            found = scorer(asked)
+            if self.theta == "context":
+                found = found + self.prior.log_prob(asked)
+            return torch.where(possible, found, -torch.inf)
 
         return density
 
