@@ -173,7 +173,7 @@ def mcmc(
         walked += steps
         first = chain.steps // 4
         kept = chain.steps - first
-        tau, rhat = _convergence(np.stack(chain.series)[first:], len(active))
+        tau, rhat = _convergence(np.stack(chain.series[first:]), len(active))
         enough = np.maximum(LONG, count / (ensembles * many)) * tau
         done = ((kept >= enough) & (rhat <= agreement)) | (walked >= max_steps)
         if done.any():
@@ -202,28 +202,33 @@ def mcmc(
 
 def _convergence(numbers: np.ndarray, observations: int) -> tuple[np.ndarray, np.ndarray]:
     """Of F numbers of each ensemble ``(n, B, F)``: autocorrelation time and R-hat of each observation, the worst."""
-    steps, _, many = numbers.shape
-    series = numbers.reshape(steps, observations, -1, many)
-    with np.errstate(all="ignore"):
-        tau = _times(series - series.mean((0, 2), keepdims=True)).max(1)
-        half = steps // 2
-        chains = np.concatenate([series[:half], series[steps - half :]], axis=2)
-        inner, outer = chains.var(0, ddof=1).mean(1), chains.mean(0).var(1, ddof=1)
-        rhat = np.sqrt((half - 1) / half + outer / inner).max(1)
+    # One after another: transforms of all at once take several times the memory of the chains.
+    found = np.array([_agreement(series) for series in np.split(numbers, observations, axis=1)])
     # A chain that never moved has neither.
-    return np.where(np.isfinite(tau), np.maximum(tau, 1.0), np.inf), np.where(np.isfinite(rhat), rhat, np.inf)
+    tau, rhat = np.where(np.isfinite(found), found, np.inf).T
+    return np.maximum(tau, 1.0), rhat
+
+
+def _agreement(series: np.ndarray) -> tuple[float, float]:
+    """Of E ensembles of an observation ``(n, E, F)``: autocorrelation time and R-hat, the worst of F."""
+    half = len(series) // 2
+    with np.errstate(all="ignore"):
+        tau = _times(series - series.mean((0, 1))).max()
+        chains = np.concatenate([series[:half], series[-half:]], axis=1)
+        inner, outer = chains.var(0, ddof=1).mean(0), chains.mean(0).var(0, ddof=1)
+        return tau, np.sqrt((half - 1) / half + outer / inner).max()
 
 
 def _times(series: np.ndarray) -> np.ndarray:
-    """Autocorrelation times ``(K, F)`` of ``(n, K, E, F)``, with the window of Sokal 1997 (section 3), c = 5.
+    """Autocorrelation times ``(F,)`` of ``(n, E, F)``, with the window of Sokal 1997 (section 3), c = 5.
 
     From the mean over all E: a mean of each would hide what they disagree in, and make a time of n / 20 half as long.
     """
     steps = len(series)
-    power = np.square(np.abs(np.fft.rfft(series, 2 * steps, axis=0))).mean(2)
+    power = np.square(np.abs(np.fft.rfft(series, 2 * steps, axis=0))).mean(1)
     correlation = np.fft.irfft(power, axis=0)[:steps]
     times = 2 * (correlation / correlation[0]).cumsum(0) - 1
-    enough = np.arange(steps)[:, None, None] >= 5 * times
+    enough = np.arange(steps)[:, None] >= 5 * times
     window = np.where(enough.any(0), enough.argmax(0), steps - 1)
     return np.take_along_axis(times, window[None], 0)[0]
 

@@ -119,10 +119,10 @@ def test_four_curved_modes_of_five_parameters_converge():
 def test_autocorrelation_time_is_that_of_the_process():
     # x' = r x + noise has (1 + r) / (1 - r), here 9. Of 10,000 x 20 steps it is known to sqrt(20 * 9 / 200,000) = 3 %
     # (Sokal 1997, equation 3.19), less the 2 % of what lies beyond a window of five times; 4.5 of the first.
-    noise, x = np.random.default_rng(0).normal(size=(10_000, 1, 20, 1)), np.zeros((10_000, 1, 20, 1))
+    noise, x = np.random.default_rng(0).normal(size=(10_000, 20, 1)), np.zeros((10_000, 20, 1))
     for i in range(1, len(x)):
         x[i] = 0.8 * x[i - 1] + noise[i]
-    assert abs(_mcmc._times(x)[0, 0] / 9 - 1) < 4.5 * 0.03 + 0.02
+    assert abs(_mcmc._times(x)[0] / 9 - 1) < 4.5 * 0.03 + 0.02
 
 
 def test_ensembles_that_disagree_have_a_long_time():
