@@ -147,10 +147,10 @@ class Posterior:
             ) from None
         rows = torch.arange(prod(own), device=x.device).reshape(own).expand(batch).reshape(-1)
         flat = x.reshape(prod(own), *self.x_shape)
-        pairs = theta.expand(*batch, self.dim).reshape(-1, self.dim).to(x.device)
-        size = Scorer(self._pairs(flat), 1, prod(self.x_shape), x.device).size
+        theta = theta.expand(*batch, self.dim).reshape(-1, self.dim).to(x.device)
+        pairs, size = self._pairs(flat), self._scorer(flat).size
         with evaluating(self.flow):
-            found = [self._pairs(flat)(*part) for part in zip(pairs.split(size), rows.split(size), strict=True)]
+            found = [pairs(*part) for part in zip(theta.split(size), rows.split(size), strict=True)]
         return torch.cat(found).double().reshape(batch)
 
     def _device(self, x: Tensor) -> torch.device:
@@ -163,6 +163,11 @@ class Posterior:
             return lambda theta, rows: self.flow.log_prob(x[rows], theta)
         # An embedding network sees each observation once.
         return lambda theta, rows: self.flow.log_prob(theta, x, rows)
+
+    def _scorer(self, x: Tensor) -> Scorer:
+        """Of observations ``(K, *obs)``."""
+        width = prod(self.x_shape) if self.theta == "context" else self.dim
+        return Scorer(self._pairs(x), len(x), width, x.device)
 
     def _log_acceptance(self, x: Tensor) -> Tensor:
         last, state = self._last, self._state()
@@ -249,7 +254,7 @@ class Posterior:
         self, x: Tensor, method: str, count: int, generator: torch.Generator, options: dict[str, Any]
     ) -> tuple[Found, Tensor, list[str]]:
         """Draws, the best of each observation ``(K, D)``, and what to say of both."""
-        scorer = Scorer(self._pairs(x), len(x), prod(self.x_shape) if self.theta == "context" else self.dim, x.device)
+        scorer = self._scorer(x)
         with evaluating(self.flow):
             try:
                 if method == "direct":
