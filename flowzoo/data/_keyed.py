@@ -12,6 +12,7 @@ import numpy as np
 from flowzoo.config import ConfigError
 from flowzoo.data._lazy import shape_of
 from flowzoo.data._numpy_files import load_npy, open_npz, short
+from flowzoo.data._readers import expanded
 
 
 class Keyed(NamedTuple):
@@ -28,8 +29,8 @@ class Keyed(NamedTuple):
         ('maps', 'a:b.npy')
         """
         match = re.fullmatch(r"(.+\.npz):([^/\\]+)", text)
-        path, key = (match[1], match[2]) if match and not Path(text).expanduser().is_file() else (text, "")
-        return cls(Path(path).expanduser(), key)
+        path, key = (match[1], match[2]) if match and not expanded(text).is_file() else (text, "")
+        return cls(expanded(path), key)
 
     def read(self, ndim: int) -> np.ndarray:
         """The array; that of an ``.npy`` stays on disk until it is asked for. Without a key, the only one of ``ndim``.

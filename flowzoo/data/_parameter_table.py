@@ -86,7 +86,8 @@ def choose(parameters: tuple[str, ...], table: Parameters, file: Path) -> list[i
 
     Raises:
         ConfigError: for a name that there is not, or one given twice.
-        ValueError: if the numbers of the rows, which are no parameter, are out of order.
+        ValueError: if the numbers of the rows, which are no parameter, are out of order, or one of a parameter is not
+            finite.
     """
     names, chosen = table.names, list[int]()
     nothing = [parameter.lower() for parameter in parameters] == ["none"]
@@ -104,7 +105,13 @@ def choose(parameters: tuple[str, ...], table: Parameters, file: Path) -> list[i
         _check_order(file, [f"{value:g}" for value in table.values[:, 0]])
         if not parameters:
             table.notes.append(f"{file.name}: the first column, {names[0]}, numbers the rows: no parameter")
-    return chosen or ([] if nothing else list(range(int(table.counted), len(names))))
+    chosen = chosen or ([] if nothing else list(range(int(table.counted), len(names))))
+    for row, i in np.argwhere(~np.isfinite(table.values[:, chosen]))[:1]:
+        raise ValueError(
+            f"{file}: '{names[chosen[i]]}' in row {row + 1} of the parameters is {table.values[row, chosen[i]]:g}; "
+            "every simulation needs a number: leave it out, row and maps"
+        )
+    return chosen
 
 
 def _read_rows(file: Path) -> tuple[list[list[str]], list[list[str]], list[str]]:
@@ -118,7 +125,7 @@ def _read_rows(file: Path) -> tuple[list[list[str]], list[list[str]], list[str]]
     except UnicodeDecodeError as error:
         byte = f"byte {error.start} is 0x{error.object[error.start]:02x}"
         raise ValueError(f"{file}: not text in UTF-8 ({byte}); write the table in plain ASCII") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.replace('"', "").splitlines() if line.strip()]
     comments = [_words(line.lstrip("# ")) for line in lines if line.startswith("#")]
     above = comments[: len(list(takewhile(lambda line: line.startswith("#"), lines)))]
     above = [words for words in above if words]

@@ -12,6 +12,7 @@ from flowzoo.config import ConfigError
 from flowzoo.data._data import Data
 from flowzoo.data._levels import ByteImages
 from flowzoo.data._pickles import read_pickle
+from flowzoo.data._readers import expanded
 from flowzoo.registry import DATASETS
 
 SHAPE = (3, 32, 32)
@@ -57,7 +58,7 @@ class Cifar10(ByteImages):
         """
         if not self.root:
             raise ConfigError("cifar10 needs `root`, the folder with data_batch_1.bin and so on")
-        root = Path(self.root).expanduser()
+        root = expanded(self.root)
         if not root.is_dir():
             raise FileNotFoundError(f"no such folder: {self.root}")
         ending = next((ending for ending in _READERS if _batches(root, ending)), None)

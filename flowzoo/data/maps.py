@@ -23,6 +23,7 @@ from flowzoo.data._drawn import other_prior
 from flowzoo.data._keyed import Keyed
 from flowzoo.data._options import Whole, Words, listed, words
 from flowzoo.data._parameter_table import Parameters, choose, read_params
+from flowzoo.data._readers import expanded
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
 
@@ -308,7 +309,7 @@ class Maps:
                 if not (self.maps and self.params)
                 else "maps needs `root`, the folder where context_field is to be found"
             )
-        root = Path(self.root).expanduser()
+        root = expanded(self.root)
         maps, params = Keyed.of(self.maps), Keyed.of(self.params)
         for text, (path, _) in ((self.maps, maps), (self.params, params)):
             if text and not path.is_file():
@@ -323,7 +324,7 @@ class Maps:
     def _image(self, events: list[camels.MapsFile], total: int) -> Channels:
         """The fields of the context, map for map beside the event's."""
         like = events[0]
-        files = camels.find_context(Path(self.root).expanduser(), self.context_field, like)
+        files = camels.find_context(expanded(self.root), self.context_field, like)
         camels.check_different("context_field", files)
         same = {file.path.resolve() for file in events} & {file.path.resolve() for file in files}
         if same and self.context_downsample <= self.downsample:

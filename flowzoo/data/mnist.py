@@ -12,6 +12,7 @@ import numpy as np
 from flowzoo.config import ConfigError
 from flowzoo.data._data import Data
 from flowzoo.data._levels import ByteImages
+from flowzoo.data._readers import expanded
 from flowzoo.registry import DATASETS
 
 SIDE = 28
@@ -57,7 +58,7 @@ class Mnist(ByteImages):
         """
         if not self.root:
             raise ConfigError("mnist needs `root`, the folder with train-images-idx3-ubyte(.gz) and so on")
-        root = Path(self.root).expanduser()
+        root = expanded(self.root)
         if not root.is_dir():
             raise FileNotFoundError(f"no such folder: {self.root}")
         train, test = (self._part(root, name) for name in ("train", "t10k"))

@@ -243,6 +243,8 @@ def test_names_of_parameters_may_have_blanks_and_units_that_stand_apart(tmp_path
     text = "Omega m, sigma 8, M [Msun]\n" + rows().replace(" ", ", ")
     data = load(root=write(tmp_path, text=text))
     assert (data.context_names, data.context_units) == (("Omega m", "sigma 8", "M"), ("", "", "Msun"))
+    data = load(root=write(tmp_path, text='"Omega_m","sigma_8","M"\n' + rows().replace(" ", ",")))
+    assert data.context_names == ("Omega_m", "sigma_8", "M")
     data = load(root=write(tmp_path, text="# Omega_m sigma_8 M [Msun]\n" + rows()))
     assert (data.context_names, data.context_units) == (("Omega_m", "sigma_8", "M"), ("", "", "Msun"))
 
@@ -261,6 +263,7 @@ def test_names_of_parameters_may_have_blanks_and_units_that_stand_apart(tmp_path
         ("a b a\n" + rows(), "the header names 'a' 2 times"),
         (HEADER + rows(4), "has 15 maps and params_LH_Toy.txt 4 rows"),
         (HEADER + rows(16), "must be a multiple"),
+        (HEADER + rows(4) + "0.1 nan 3\n", "'sigma_8' in row 5 of the parameters is nan; every simulation needs a n"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(tmp_path, text, reason):
@@ -644,10 +647,12 @@ def test_several_parameter_files_must_be_told_apart(tmp_path):
     assert len(load(root=root, params=str(tmp_path / "params_LH_Toy.txt"))) == 15
 
 
-def test_files_can_be_named_without_a_folder(tmp_path):
+def test_files_can_be_named_without_a_folder(tmp_path, monkeypatch):
     write(tmp_path, name="gas.npy")
     data = load(maps=str(tmp_path / "gas.npy"), params=str(tmp_path / "params_LH_Toy.txt"))
     assert data.names == ("log10 map",)
+    monkeypatch.setenv("MY_MAPS", str(tmp_path))
+    assert torch.equal(load(maps="$MY_MAPS/gas.npy", params="$MY_MAPS/params_LH_Toy.txt").x, data.x)
     with pytest.raises(FileNotFoundError, match=r"no such file: nowhere\.npy"):
         load(maps="nowhere.npy", params=str(tmp_path / "params_LH_Toy.txt"))
 
