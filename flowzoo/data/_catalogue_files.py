@@ -18,7 +18,7 @@ import numpy as np
 
 from flowzoo.config import ConfigError
 from flowzoo.data._readers import ENDINGS, Lazy, Source, expanded, open_table, shape_of
-from flowzoo.data._values import numbers, numeric, texts
+from flowzoo.data._values import check_labels, numbers, numeric, texts
 
 
 class Galaxy(NamedTuple):
@@ -39,31 +39,15 @@ class Galaxy(NamedTuple):
 # -- ids
 
 
-def as_ids(column: np.ndarray, name: str, path: str) -> list[str]:
+def as_ids(column: np.ndarray, name: str) -> list[str]:
     """A column of ids as text; 7.0 is 7.
 
     Raises:
-        ValueError: if a row has none, or for floats so large that two ids may have become one.
+        ValueError: as ``check_labels``.
     """
-    _check_all_there(column, name, path)
-    if column.dtype.kind == "f":
-        large = np.abs(column) >= 2.0 ** (np.finfo(column.dtype).nmant + 1)
-        if large.any():
-            example = f"{column[large][0]:.17g} as {column.dtype}"
-            raise ValueError(
-                f"{path}: '{name}' holds {example}, which rounds ids so large; ids must be integers or text"
-            )
-    if column.dtype.kind == "f" and bool((np.isfinite(column) & (column == np.round(column))).all()):
-        column = column.astype(np.int64)
-    return [text.strip() for text in texts(column)]
-
-
-def _check_all_there(column: np.ndarray, name: str, path: str) -> None:
-    import pandas as pd
-
-    empty = int(pd.isna(column).sum())
-    if empty:
-        raise ValueError(f"{path}: {empty} of {len(column)} rows have no '{name}'")
+    check_labels(column, name)
+    whole = column.dtype.kind == "f" and bool((column == np.round(column)).all())
+    return texts(column.astype(np.int64) if whole else column)
 
 
 def key(galaxy: str) -> str:
@@ -199,8 +183,9 @@ class Particles:
                     "as path a folder with a file for each galaxy)"
                 )
             labels, columns = _columns(source, x, others)
-            group = source.column(self.group)
-        rows = _rows_of(group, self.group, self.path)
+            if not len(columns[labels[0]]):
+                raise ValueError("the file has no rows")
+            rows = _rows_of(source.column(self.group), self.group)
         for galaxy in in_order(list(rows)):
             chosen = rows[galaxy]
             own = {label: column[chosen] for label, column in columns.items()}
@@ -212,23 +197,21 @@ def _columns(source: Source, x: Sequence[str], others: Sequence[str]) -> tuple[t
     """Labels of the event's columns, and all columns by label; numbers every one."""
     event = source.columns(x)
     found = event | {name: source.column(name) for name in others if name not in event}
-    if not len(next(iter(event.values()))):
-        raise ValueError("the file has no rows")  # a header alone says nothing of what its columns hold
     return tuple(event), {label: numeric(column, label) for label, column in found.items()}
 
 
-def _rows_of(group: np.ndarray, name: str, path: str) -> dict[str, Any]:
+def _rows_of(group: np.ndarray, name: str) -> dict[str, Any]:
     """Rows of each galaxy: a slice where they stand together (and its columns are views), else their numbers."""
-    _check_all_there(group, name, path)
+    check_labels(group, name)
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     ends = np.r_[starts[1:], len(group)]
-    runs = as_ids(group[starts], name, path)
+    runs = as_ids(group[starts], name)
     codes: dict[str, int] = {}
     code_of_run = np.array([codes.setdefault(run, len(codes)) for run in runs])
     spelt: dict[str, str] = {}
     for galaxy in codes:
         if (other := spelt.setdefault(key(galaxy), galaxy)) != galaxy:
-            raise ValueError(f"{path}: '{other}' and '{galaxy}' in '{name}' are the same galaxy; write its id one way")
+            raise ValueError(f"'{other}' and '{galaxy}' in '{name}' are the same galaxy; write its id one way")
     if len(codes) == len(runs):
         return {run: slice(int(a), int(b)) for run, a, b in zip(runs, starts, ends, strict=True)}
     code = np.repeat(code_of_run, ends - starts)
@@ -263,13 +246,13 @@ def in_file(path: str) -> Iterator[None]:
 
 def read_parameters(
     path: str, names: Sequence[str], id: str, context: Sequence[str], galaxies: Sequence[tuple[str, str]]
-) -> tuple[list[str], np.ndarray]:
-    """Columns of a table that has a row for each galaxy: their labels, and ``(G, C)`` float64.
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """Columns of a table that has a row for each galaxy: their labels, ``(G, C)`` float64, and notes.
 
     Args:
         path: the table.
         names: as ``open_named``.
-        id: column of ids; ``""`` is the column ``id`` if there is one, else galaxy i has row i, counted from 0.
+        id: column of ids; ``""`` is ``id`` or ``ID`` if there is one, else galaxy i has row i, counted from 0.
         context: columns to read.
         galaxies: id and file of each.
 
@@ -282,10 +265,10 @@ def read_parameters(
         if not rows:
             raise ValueError("the file has no rows")
         columns = {label: numbers(column, label) for label, column in found.items()}
-        ids = id or ("id" if "id" in source.arrays else "")
+        ids = id or next((name for name in ("id", "ID") if name in source.arrays), "")
         where = {str(i): i for i in range(rows)}
         if ids:
-            keys = [key(galaxy) for galaxy in as_ids(source.column(ids), ids, path)]
+            keys = [key(galaxy) for galaxy in as_ids(source.column(ids), ids)]
             where = {galaxy: i for i, galaxy in enumerate(keys)}
             twice = next((g for i, g in enumerate(keys) if where[g] != i), None)
             if twice is not None:
@@ -303,4 +286,5 @@ def read_parameters(
                 raise ValueError(
                     f"{path}: '{label}' of {_called(galaxy, file)} is {value:g}; every galaxy needs a number"
                 )
-    return list(columns), np.stack([column[chosen] for column in columns.values()], 1)
+    notes = [] if ids else [f"{Path(path).name}: galaxy i has row i, from 0; no column of ids (`id`) was given"]
+    return list(columns), np.stack([column[chosen] for column in columns.values()], 1), notes

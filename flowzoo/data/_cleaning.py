@@ -180,10 +180,9 @@ class Cleaning:
             work.keep(f"range {name}", ~outside)
         if not work.count and not self.minimum:
             told = ", ".join(f"{step} {number}" for step, number in work.removed.items() if number)
-            raise ValueError(
-                f"{galaxy.called}: cleaning left none of its {len(galaxy.rows)} particles (left out: {told}); "
-                "minimum=1 leaves such galaxies out"
-            )
+            none = f"cleaning left none of its {len(galaxy.rows)} particles (left out: {told})"
+            what = none if len(galaxy.rows) else "the file has no rows"
+            raise ValueError(f"{galaxy.called}: {what}; minimum=1 leaves such galaxies out")
         if work.count < self.minimum:
             return work.removed | {"minimum": work.count}
         rotation = self._turned(work)

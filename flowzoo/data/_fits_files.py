@@ -17,7 +17,7 @@ from flowzoo.registry import MissingDependency
 
 @contextmanager
 def open_fits(file: Path) -> Iterator[Mapping[str, Any]]:
-    """The columns of the first table of a file; integers that are undefined (TNULL) are NaN.
+    """The columns of the first table of a file; numbers that are undefined (TNULL, blanks in a text) are NaN.
 
     Raises:
         MissingDependency: without astropy.
@@ -49,8 +49,13 @@ def open_fits(file: Path) -> Iterator[Mapping[str, Any]]:
             with _whole():
                 array = np.asarray(table.data[name])
             null = table.columns[name].null
-            if null is not None and array.dtype.kind in "iu":
-                return np.where(array == null, np.nan, array)
+            if isinstance(table, fits.TableHDU) and array.dtype.kind in "if":  # of text; astropy reads a gap as 0
+                text = np.strings.strip(table.data.view(np.ndarray)[name])
+                gone = (text == b"") | (text == str(null or "").strip().encode())
+            else:  # of numbers before they are scaled
+                gone = np.asarray(null is not None and table.data.view(np.ndarray)[name] == null)
+            if gone.any():
+                return np.where(gone, np.nan, array)
             return array.astype(array.dtype.newbyteorder("="))  # of a file they are big-endian
 
         yield Lazy(list(table.columns.names), read)

@@ -72,7 +72,7 @@ def read_latents(path: str, galaxies: Sequence[tuple[str, str]]) -> Latents:
             raise ConfigError(f"{path}: a table of latents has columns latent_0, latent_1, ...; this has {listing}")
         if not len(source.column("id")):
             raise ValueError(f"{path} has no rows")
-        ids = [key(galaxy) for galaxy in as_ids(source.column("id"), "id", path)]
+        ids = [key(galaxy) for galaxy in as_ids(source.column("id"), "id")]
         folds = numbers(source.column("fold"), "fold")
         values = np.stack([numbers(source.column(name), name) for name in names], 1)
         part = parts(source.column("part"), "part").to(torch.uint8)

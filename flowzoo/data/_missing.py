@@ -20,7 +20,10 @@ def is_missing(column: np.ndarray, missing: Sequence[float | str]) -> np.ndarray
             gone |= np.isnan(column) if column.dtype.kind == "f" else False
         else:
             # -99.9 stored as float32 is equal to float32(-99.9), not to -99.9.
-            gone |= column == (column.dtype.type(value) if column.dtype.kind == "f" else value)
+            with np.errstate(over="ignore"):
+                stored = column.dtype.type(value) if column.dtype.kind == "f" else value
+            if np.isfinite(stored) == np.isfinite(value):  # 1e300 is in no column of float32, inf may be
+                gone |= column == stored
     return gone
 
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from flowzoo.data._lazy import Lazy
 
+Header = tuple[tuple[int, ...], bool, np.dtype]  # shape, order and dtype
+
 
 def short(error: BaseException) -> str:
     """What an error of a library says, in part of a line."""
@@ -37,6 +39,8 @@ def load_npy(file: Path) -> np.ndarray:
     if magic != np.lib.format.MAGIC_PREFIX:  # else numpy takes it for a pickle, and says how to load that
         raise ValueError(f"{file}: not a readable .npy file ({'it does not begin as one' if magic else 'it is empty'})")
     try:
+        with file.open("rb") as handle:
+            _no_objects(_npy_header(handle))
         array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header is read as Python, and raises what that raises
         raise unreadable(file, error) from None
@@ -83,15 +87,22 @@ def _npz_array(archive: Any, name: str) -> Any:
     info = archive.zip.NameToInfo.get(f"{name}.npy")
     if info is not None:
         with archive.zip.open(info) as member:
-            if header := _npy_header(member):
+            if header := _no_objects(_npy_header(member)):
                 shape, _, dtype = header
                 needed = math.prod(shape) * dtype.itemsize
-                if not dtype.hasobject and needed != (left := info.file_size - member.tell()):
+                if needed != (left := info.file_size - member.tell()):
                     raise ValueError(f"its header says {shape} of {dtype}, {needed} bytes; it has {left}")
     return archive[name]
 
 
-def _npy_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype] | None:
+def _no_objects(header: Header | None) -> Header | None:
+    """The header, if it is not one of Python's objects, which only pickle could read."""
+    if header and header[2].hasobject:
+        raise ValueError("it holds Python objects; save numbers or text, as by array.astype(float) or astype(str)")
+    return header
+
+
+def _npy_header(member: Any) -> Header | None:
     """Shape, order and dtype; None of a version that is not known here."""
     headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     read = headers.get(np.lib.format.read_magic(member))

@@ -77,10 +77,11 @@ class Source:
         rows = len(array) if array.ndim else 1
         if self._rows is None:
             self._rows = rows, name
-        if array.ndim not in (1, 2) or rows != self._rows[0]:
+        if array.ndim not in (1, 2) or rows != self._rows[0] or 0 in array.shape[1:]:
+            beside = f" beside '{self._rows[1]}' ({self._rows[0]} rows)" if rows != self._rows[0] else ""
             raise ConfigError(
-                f"{self.path}: '{base}' has shape {array.shape}, so it is no column beside '{self._rows[1]}' "
-                f"({self._rows[0]} rows); the columns are {self._listing()}"
+                f"{self.path}: '{base}' has shape {array.shape}, so it is no column{beside}; "
+                f"the columns are {self._listing()}"
             )
         if array.ndim == 1 and first is None:
             return [(name, array)]
@@ -97,7 +98,7 @@ class Source:
         shapes = {}
         for name in self._arrays:
             shape = shape_of(self._arrays, name)
-            if len(shape) in (1, 2):
+            if len(shape) in (1, 2) and 0 not in shape[1:]:
                 shapes[name] = shape
         counts = Counter(shape[0] for shape in shapes.values())
         rows = self._rows[0] if self._rows else max(counts, key=lambda n: (counts[n], n), default=0)
@@ -177,11 +178,24 @@ def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
             # Rows longer than the header are a warning of pandas, which drops what is too much.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             options: Any = {"skipinitialspace": True, "index_col": False, "low_memory": False, "skiprows": skipped}
-            frame = pd.read_csv(file, sep=_separator(file, header), **options)
+            options |= {"sep": _separator(file, header)}
+            frame = pd.read_csv(file, **options)
+            # pandas calls the second of two columns 'a' a.1.
+            written = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False, **options)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not text in UTF-8 ({short(error)}); save it in that encoding") from None
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own errors are ValueErrors
         raise unreadable(file, error) from None
     frame.columns = frame.columns.astype(str)
-    yield Lazy(list(frame.columns), lambda name: _plain(frame[name]), lambda name: (len(frame),))
+    names = written.loc[0].tolist() if len(written) else []
+    yield Lazy(list(frame.columns), lambda name: _plain(frame[_once(name, names)]), lambda name: (len(frame),))
+
+
+def _once(name: str, names: Sequence[str]) -> str:
+    """The name, if no two columns have it."""
+    if names.count(name) > 1:
+        raise ValueError(f"the header names it {names.count(name)} times; each column needs its own name")
+    return name
 
 
 def _separator(file: Path, header: str) -> str:
@@ -196,14 +210,18 @@ def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
         import pyarrow.parquet as parquet
     except ImportError:
         raise _missing(file, "pyarrow", "parquet") from None
-    import pandas as pd
-
     try:
-        names, rows = parquet.read_schema(file).names, parquet.read_metadata(file).num_rows
+        table = parquet.ParquetFile(file)
     except Exception as error:
         raise unreadable(file, error) from None
-    read = lambda name: _plain(pd.read_parquet(file, columns=[name], engine="pyarrow")[name])  # noqa: E731
-    yield Lazy(names, read, lambda name: (rows,))
+    with table:
+        names, rows = table.schema_arrow.names, table.metadata.num_rows
+
+        def read(name: str) -> np.ndarray:
+            # Without what pandas wrote of itself, by which some columns would be an index and not there.
+            return _plain(table.read(columns=[_once(name, names)]).to_pandas(ignore_metadata=True)[name])
+
+        yield Lazy(names, read, lambda name: (rows,))
 
 
 @contextmanager

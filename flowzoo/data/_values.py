@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,21 +14,26 @@ from torch import Tensor
 
 from flowzoo.config import ConfigError
 
+_NUMBERS = (Real, Decimal, np.bool_)
 _PARTS = {"0": 0, "1": 1, "2": 2, "train": 0, "validation": 1, "val": 1, "valid": 1, "test": 2}
 
 
 def numeric(column: np.ndarray, label: str) -> np.ndarray:
-    """The column, if it holds numbers.
+    """The column, if it holds numbers; objects that are numbers, decimals or flags as float64, None as NaN.
 
     Raises:
         ConfigError: if not, with the first cell that is none, its row counted from 1, and how many there are.
     """
+    if column.dtype.kind == "O" and all(cell is None or isinstance(cell, _NUMBERS) for cell in column):
+        return column.astype(np.float64)
     if column.dtype.kind not in "biuf":
-        text = column.dtype.kind in "OSUT"
-        what = "text" if text else f"{column.dtype}"
-        bad = [i for i, cell in enumerate(column.tolist()) if not (cell is None or is_number(cell))] if text else []
+        cells = column.tolist()
+        bad = [i for i, cell in enumerate(cells) if not (cell is None or is_number(cell))]
         row = bad[0] if bad else 0
-        example = f", for example {column[row : row + 1].tolist()[0]!r}" if len(column) else ""  # not np.str_('a')
+        cell = cells[row] if cells else ""
+        kind = f"values of type {type(cell).__name__}" if column.dtype.kind == "O" else f"{column.dtype}"
+        what = "text" if isinstance(cell, str | bytes) else kind
+        example = f", for example {cell!r}" if cells else ""
         if bad:
             example += f" in row {row + 1} ({len(bad)} of {len(column)} rows have no number)"
         raise ConfigError(
@@ -62,7 +69,9 @@ def single(values: np.ndarray, labels: Sequence[str]) -> np.ndarray:
     """
     for i, label in enumerate(labels):
         column = values[:, i][np.isfinite(values[:, i])]
-        resolved(label, float(np.abs(column).max(initial=0.0)), float(column.std()) if len(column) else 0.0)
+        with np.errstate(over="ignore"):  # what is so large is refused
+            spread = float(column.std()) if len(column) else 0.0
+        resolved(label, float(np.abs(column).max(initial=0.0)), spread)
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
@@ -72,7 +81,8 @@ def resolved(label: str, largest: float, spread: float) -> None:
     Raises:
         ValueError: naming the column.
     """
-    if largest > float(np.finfo(np.float32).max):
+    ends = np.finfo(np.float32)
+    if largest and not float(ends.tiny) <= largest <= float(ends.max):
         raise ValueError(f"column '{label}': {largest:g} is beyond float32; rescale the column")
     step = float(np.spacing(np.float32(largest)))
     if spread > 0 and step > 1e-2 * spread:
@@ -87,20 +97,21 @@ class Moments:
 
     def __init__(self) -> None:
         self.low, self.high = math.inf, -math.inf
-        self._count, self._mean, self._squares = 0, 0.0, 0.0
+        self._count, self._mean, self._squares = 0, np.float64(0), np.float64(0)
 
     def add(self, values: np.ndarray) -> None:
         """Join the moments of a part to those of the parts before it (Chan, Golub and LeVeque 1979)."""
-        more, mean = values.size, float(values.mean(dtype=np.float64))
-        step, total = mean - self._mean, self._count + more
-        self._squares += more * float(values.var(dtype=np.float64)) + step**2 * self._count * more / total
-        self._mean, self._count = self._mean + step * more / total, total
+        with np.errstate(over="ignore", invalid="ignore"):  # what is so large is refused by ``resolved``
+            more, mean = values.size, values.mean(dtype=np.float64)
+            step, total = mean - self._mean, self._count + more
+            self._squares += more * values.var(dtype=np.float64) + step**2 * self._count * more / total
+            self._mean, self._count = self._mean + step * more / total, total
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
     @property
     def spread(self) -> float:
         """The standard deviation."""
-        return math.sqrt(self._squares / max(1, self._count))
+        return float(np.sqrt(self._squares / max(1, self._count)))
 
 
 class Rows:
@@ -144,25 +155,43 @@ class Rows:
 
 
 def texts(column: np.ndarray) -> list[str]:
-    """Text as str, whether the file holds str or bytes (HDF5)."""
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in column.tolist()]
+    """Text as str without blanks around it, whether the file holds str or bytes (HDF5), in UTF-8 or not."""
+    return [(v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v)).strip() for v in column.tolist()]
+
+
+def check_labels(column: np.ndarray, name: str) -> None:
+    """Refuse labels that do not tell rows apart.
+
+    Raises:
+        ValueError: if a row has none, or for floats so large that two labels may have become one.
+    """
+    import pandas as pd
+
+    none = pd.isna(column)
+    if column.dtype.kind in "OSUT":
+        none |= [isinstance(cell, str | bytes) and not cell.strip() for cell in column.tolist()]
+    if empty := int(none.sum()):
+        raise ValueError(f"column '{name}': {empty} of {len(column)} rows have no value")
+    if column.dtype.kind == "f":
+        large = np.abs(column) >= 2.0 ** (np.finfo(column.dtype).nmant + 1)
+        if large.any():
+            raise ValueError(
+                f"column '{name}' holds {column[large][0]:.17g} as {column.dtype}, which rounds ids so large; "
+                "ids must be integers or text"
+            )
 
 
 def factorise(column: np.ndarray, name: str) -> tuple[Tensor, tuple[str, ...]]:
     """Labels as 0, 1, ..., in sorted order, so that a split does not depend on the order of the rows; and as texts.
 
     Raises:
-        ValueError: if a row has none.
+        ValueError: as ``check_labels``.
     """
-    import pandas as pd
-
-    empty = int(pd.isna(column).sum())
-    if empty:
-        raise ValueError(f"group column '{name}': {empty} of {len(column)} rows have no value")
+    check_labels(column, name)
     labels = column if column.dtype.kind in "biuf" else np.array(texts(column))
     found, index = np.unique(labels, return_inverse=True)
     # A column of whole numbers, of which some row had none, was read as floats.
-    whole = found.dtype.kind == "f" and bool((found == found.round()).all() and (np.abs(found) < 2**53).all())
+    whole = found.dtype.kind == "f" and bool((found == found.round()).all())
     return torch.from_numpy(index).long(), tuple(map(str, (found.astype(int) if whole else found).tolist()))
 
 
@@ -175,7 +204,7 @@ def parts(column: np.ndarray, name: str) -> Tensor:
     if column.dtype.kind in "biuf":
         words = [f"{value:g}" for value in column.astype(float).tolist()]
     else:
-        words = [text.strip().lower() for text in texts(column)]
+        words = [text.lower() for text in texts(column)]
     unknown = sorted(set(words) - set(_PARTS))
     if unknown:
         raise ValueError(

@@ -56,7 +56,7 @@ class Catalogue:
         units: column to unit; a statistic has the unit of its column.
         parameters: table with a row for each galaxy (it may be the same file).
         parameter_columns: as ``columns``, of that table.
-        id: its column of ids. By default the column ``id`` if there is one, else galaxy i has row i, from 0.
+        id: its column of ids. By default ``id`` or ``ID`` if there is one, else galaxy i has row i, from 0.
         context: its columns that are context.
         summaries: statistics of the particles that are context too: ``sum``, ``mean``, ``median``, ``std``, ``min``,
             ``max``, ``p10`` (percentiles) of any column of the files, such as ``median(age)``; and ``count()``. With
@@ -174,7 +174,7 @@ class Catalogue:
         galaxies = [(each.galaxy.id, each.galaxy.file) for each in cleaned]
         groups = torch.repeat_interleave(torch.from_numpy(np.diff(done.ends, prepend=0)))
         statistics = np.array(derived).reshape(len(cleaned), len(summaries))
-        context = self._context(galaxies, groups, rows.labels, summaries, statistics)
+        context = self._context(galaxies, groups, rows.labels, summaries, statistics, notes)
         return Data(
             x=x,
             groups=groups,
@@ -247,12 +247,15 @@ class Catalogue:
         labels: Sequence[str],
         summaries: Sequence[Summary],
         statistics: np.ndarray,
+        notes: list[str],
     ) -> dict[str, Any]:
-        """What ``Data`` is told of the contexts."""
+        """What ``Data`` is told of the contexts; notes gets a line for a table of parameters."""
         names, values = [each.name for each in summaries], statistics
         if self.parameters:
-            own, parameters = read_parameters(self.parameters, self.parameter_columns, self.id, self.context, galaxies)
+            table = (self.parameters, self.parameter_columns, self.id, self.context)
+            own, parameters, told = read_parameters(*table, galaxies)
             names, values = [*own, *names], np.concatenate([parameters, values], 1)
+            notes += told
         latents = read_latents(self.latents, galaxies) if self.latents else None
         plain, names = names, [*names, *(latents.names if latents else ())]
         for name in names:

@@ -159,7 +159,7 @@ def test_ids_beyond_float64_stay_those_of_different_galaxies(tmp_path, dtype):
 @pytest.mark.parametrize("large", [np.array([1.0, 2.0**53]), np.array([1, -(2**24)], np.float32), np.array([1, 1e19])])
 def test_floats_so_large_that_ids_would_merge_are_refused(tmp_path, large):
     np.savez(tmp_path / "all.npz", u=np.arange(2.0), g=large)
-    with pytest.raises(ValueError, match=r"all.npz: 'g' holds .* as float(32|64), .*ids must be integers or text"):
+    with pytest.raises(ValueError, match=r"column 'g' holds .* as float(32|64), .*ids must be integers or text"):
         load(tmp_path / "all.npz", x="u", group="g")
     np.savez(tmp_path / "all.npz", u=np.arange(2.0), g=np.array([1, large[1] / 2 + 1], large.dtype))
     if abs(large[1]) < 1e19:
@@ -215,6 +215,13 @@ def test_parameters_join_by_id_and_summaries_follow_them(folder, tmp_path):
     assert data.context_index is data.groups
 
 
+def test_column_of_ids_may_be_in_capitals(folder, tmp_path):
+    table = {"context": "M_star", "parameters": str(tmp_path / "parameters.csv")}
+    data = load(folder, **table)
+    parameters().rename(columns={"id": "ID"}).to_csv(tmp_path / "parameters.csv", index=False)
+    same(data, load(folder, **table))
+
+
 def test_rows_are_counted_from_0_where_there_is_no_id(tmp_path):
     folder = tmp_path / "galaxies"
     folder.mkdir()
@@ -222,7 +229,9 @@ def test_rows_are_counted_from_0_where_there_is_no_id(tmp_path):
         np.savez(folder / f"{galaxy}.npz", u=np.arange(10.0) + galaxy)
     np.savez(tmp_path / "table.npz", props=np.array([[5.0, 50], [6, 60], [7, 70]]))
     table = {"parameters": str(tmp_path / "table.npz"), "parameter_columns": "a, b"}
-    assert load(folder, x="u", context="b", **table).context[:, 0].tolist() == [50, 60, 70]
+    data = load(folder, x="u", context="b", **table)
+    assert data.context[:, 0].tolist() == [50, 60, 70]
+    assert data.notes == ("table.npz: galaxy i has row i, from 0; no column of ids (`id`) was given",)
     np.savez(folder / "3.npz", u=np.arange(10.0))
     with pytest.raises(ValueError, match=r"no row for galaxy '3' \(.*3.npz\): 3 rows, galaxy i in row i; give .* `id`"):
         load(folder, x="u", context="b", **table)
@@ -406,7 +415,7 @@ def test_what_is_wrong_with_a_galaxy_names_it_and_its_file(folder, changes, opti
         (lambda t: t[t.id != 33], r"parameters.csv: no row for galaxy '33' \(.*33.npz\): 'id' has none such"),
         (lambda t: pd.concat([t, t[1:2]]), r"parameters.csv: galaxy '33' has 2 rows in column 'id'; one is needed"),
         (lambda t: t.assign(age=t.age.where(t.id != 33)), r"parameters.csv: 'age' of galaxy '33' \(.*33.npz\) is nan"),
-        (lambda t: t.assign(id=t.id.where(t.id != 50)), r"parameters.csv: 1 of 6 rows have no 'id'"),
+        (lambda t: t.assign(id=t.id.where(t.id != 50)), r"parameters.csv: column 'id': 1 of 6 rows have no value"),
         (lambda t: t.assign(age=t.name), "parameters.csv: column 'age' holds text, for example 'N101'"),
         (lambda t: t[:0], "parameters.csv: the file has no rows"),
         (lambda t: t.drop(columns="age"), "parameters.csv has no column 'age'"),
@@ -423,8 +432,16 @@ def test_what_is_wrong_with_the_parameters_names_table_and_galaxy(folder, tmp_pa
     ("change", "options", "message"),
     [
         (lambda t: t.assign(u=t.s), {}, "all.parquet: column 'u' holds text, for example 'a'"),
-        (lambda t: t.assign(g=t.g.astype("string").mask(t.u % 10 < 4)), {}, "all.parquet: 24 of 60 rows have no 'g'"),
-        (lambda t: t.assign(g=t.g.astype("Int64").mask(t.u < 5)), {}, "all.parquet: 5 of 60 rows have no 'g'"),
+        (
+            lambda t: t.assign(g=t.g.astype("string").mask(t.u % 10 < 4)),
+            {},
+            "t: column 'g': 24 of 60 rows have no v",
+        ),
+        (
+            lambda t: t.assign(g=t.g.astype("Int64").mask(t.u < 5)),
+            {},
+            "t: column 'g': 5 of 60 rows have no v",
+        ),
         (lambda t: t[:0].astype(object), {}, "all.parquet: the file has no rows"),
     ],
 )
@@ -442,9 +459,18 @@ def test_names_of_columns_that_cannot_be_read_are_named(tmp_path):
         load(tmp_path / "all.npz", x="u", group="g", columns="names")
 
 
+def test_galaxy_without_particles_is_left_out_where_a_minimum_says_so(folder):
+    data = load(folder)
+    (folder / "8.csv").write_text(",".join(NAMES) + "\n")
+    np.savez(folder / "11.npz", **{name: np.zeros(0) for name in NAMES})
+    fewer = load(folder, minimum=1)
+    assert torch.equal(fewer.x, data.x)
+    assert fewer.notes[-1].endswith("left out 2 of 7 galaxies: '8' with 0, '11' with 0")
+
+
 def test_file_of_a_header_alone_has_no_rows(tmp_path):
     (tmp_path / "1.csv").write_text("u,v\n")
-    with pytest.raises(ValueError, match=r"galaxy '1' \(.*1.csv\): the file has no rows"):
+    with pytest.raises(ValueError, match=r"galaxy '1' \(.*1.csv\): the file has no rows; minimum=1 leaves"):
         load(tmp_path, x="u")
 
 
@@ -596,4 +622,4 @@ def test_gas_loads_by_its_config_alone(real):
     back = x_map.to_data(u)[0]
     assert float(((back - splits.train.x).abs() / splits.train.x.std(0)).max()) < 1e-4
     assert bool(torch.isfinite(context_map.to_latent(data.context)[0]).all())
-    assert data.notes == ()
+    assert [note.split(":")[0] for note in data.notes] == ["gas.npz"]

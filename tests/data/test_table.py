@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -298,7 +299,7 @@ def test_column_outside_its_array_is_refused(npz, name):
 
 @pytest.mark.parametrize("name", ["bands", "cube", "version"])
 def test_arrays_that_are_no_columns_are_refused_with_their_shape(npz, name):
-    with pytest.raises(ConfigError, match=rf"'{name}' has shape .* no column beside 'redshift' \(400 rows\)"):
+    with pytest.raises(ConfigError, match=rf"'{name}' has shape .* so it is no column"):
         load(path=npz, x="redshift", context=name)
 
 
@@ -325,11 +326,35 @@ def test_column_used_twice_is_refused(npz):
         load(path=npz, x="redshift,redshift")
 
 
+def test_groups_are_told_apart_by_what_they_say_and_not_by_blanks(tmp_path):
+    names = np.array([f"NGC {i // 4}" + " " * (i % 2) for i in range(12)])
+    assert load(path=write(tmp_path, a=np.arange(12.0), g=names), x="a", group="g").group_names == (
+        *("NGC 0", "NGC 1", "NGC 2"),
+    )
+    spelt = np.array([b"\xe9%d" % (i // 4) for i in range(12)])  # not UTF-8
+    assert load(path=write(tmp_path, a=np.arange(12.0), g=spelt), x="a", group="g").group_names == (
+        *("\\xe90", "\\xe91", "\\xe92"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("group", "text"),
+    [
+        (["", "b", " "], "column 'g': 2 of 3 rows have no value"),
+        ([2.0**53, 2.0**53 + 2, 1], "column 'g' holds 9007199254740992 as float64, which rounds ids so large"),
+        (np.array([1, 2, 2**24], np.float32), "column 'g' holds 16777216 as float32, which rounds ids so large"),
+    ],
+)
+def test_groups_that_may_have_become_one_are_refused(tmp_path, group, text):
+    with pytest.raises(ValueError, match=text):
+        load(path=write(tmp_path, a=np.arange(3.0), g=np.asarray(group)), x="a", group="g")
+
+
 def test_group_must_be_one_column_with_a_value_in_each_row(npz, tmp_path):
     with pytest.raises(ConfigError, match="'mag' is 3 columns"):
         load(path=npz, x="redshift", group="mag")
     path = write(tmp_path, x=np.arange(3.0), g=np.array([1, np.nan, 2]))
-    with pytest.raises(ValueError, match="group column 'g': 1 of 3 rows have no value"):
+    with pytest.raises(ValueError, match="column 'g': 1 of 3 rows have no value"):
         load(path=path, x="x", group="g")
 
 
@@ -338,6 +363,8 @@ def test_group_must_be_one_column_with_a_value_in_each_row(npz, tmp_path):
     [
         (2_459_000 + np.linspace(0, 1, 50), "subtract an offset"),
         (10.0 ** np.linspace(0, 60, 50), "beyond float32"),
+        (10.0 ** np.linspace(0, 300, 50), "1e\\+300 is beyond float32; rescale"),
+        (1e-50 * np.linspace(1, 2, 50), "2e-50 is beyond float32; rescale"),
     ],
 )
 def test_columns_that_float32_cannot_hold_are_refused(tmp_path, values, text):
@@ -445,6 +472,69 @@ def test_empty_and_damaged_files_are_refused_in_one_line(tmp_path, ending, conte
     assert "\n" not in str(error.value)
 
 
+def test_value_beyond_float32_means_nothing_in_a_column_of_float32(tmp_path):
+    path = write(tmp_path, a=np.arange(4.0), b=np.array([1, 2, np.inf, 3], np.float32))
+    assert load(path=path, x="a", context="b", missing="1e300").context_names == ("b",)
+    assert load(path=path, x="a", context="b", missing="inf").context[:, 1].tolist() == [0, 0, 1, 0]
+
+
+def test_array_without_columns_is_no_column(tmp_path):
+    path = write(tmp_path, a=np.arange(4.0), none=np.zeros((4, 0)))
+    for options in ({"x": "none"}, {"x": "a", "context": "none"}):
+        with pytest.raises(ConfigError, match=r"'none' has shape \(4, 0\), so it is no column; the columns are a"):
+            load(path=path, **options)
+
+
+def test_name_of_two_columns_is_no_name(tmp_path):
+    (tmp_path / "a.csv").write_text("a,a,b\n1,2,3\n4,5,6\n")
+    assert load(path=str(tmp_path / "a.csv"), x="b").names == ("b",)
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: no parquet")
+    table = pa.Table.from_arrays([pa.array([1.0, 2.0])] * 2, names=["a", "a"])
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
+    for ending in ("csv", "parquet"):
+        with pytest.raises(ValueError, match=rf"a.{ending}: 'a' cannot be read \(the header names it 2 times"):
+            load(path=str(tmp_path / f"a.{ending}"), x="a")
+
+
+def test_index_of_pandas_is_a_column_of_its_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: no parquet")
+    index = pd.MultiIndex.from_arrays([["n", "m", "n"], [1, 2, 3]], names=["galaxy", "star"])
+    pd.DataFrame({"a.b": [1.0, 2, 3]}, index=index).to_parquet(tmp_path / "a.parquet")
+    data = load(path=str(tmp_path / "a.parquet"), x="a.b", context="star", group="galaxy")
+    assert (data.x[:, 0].tolist(), data.context[:, 0].tolist()) == ([1, 2, 3], [1, 2, 3])
+    assert data.group_names == ("m", "n")
+
+
+def test_decimals_and_flags_with_gaps_are_numbers(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: no parquet")
+    table = pa.table({"a": [Decimal("1.25"), Decimal("2.5"), Decimal("-3.75")], "flag": [True, None, False]})
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
+    data = load(path=str(tmp_path / "a.parquet"), x="a", context="flag", missing="nan")
+    assert data.x[:, 0].tolist() == [1.25, 2.5, -3.75]
+    assert data.context.tolist() == [[1, 0], [0.5, 1], [0, 0]]
+
+
+def test_cells_that_are_no_numbers_are_called_what_they_are(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: no parquet")
+    pd.DataFrame({"a": [[1.0, 2.0]] * 3}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"column 'a' holds values of type ndarray, for example array\(\[1., 2.\]\)"):
+        load(path=str(tmp_path / "a.parquet"), x="a")
+
+
+def test_text_in_another_encoding_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "a.csv").write_bytes("a,\xe9\n1,2\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a.csv: not text in UTF-8 \(.* byte 0xe9 .*\); save it in that encoding"):
+        load(path=str(tmp_path / "a.csv"), x="a")
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+def test_arrays_of_objects_are_refused_with_what_to_do(tmp_path, ending):
+    path, array = tmp_path / f"a.{ending}", np.array([1.0, 2.0], dtype=object)
+    np.savez(path, array=array) if ending == "npz" else np.save(path, array)
+    with pytest.raises(ValueError, match=r"it holds Python objects; save numbers or text, as by array.astype\(float\)"):
+        load(path=str(path), x="array")
+
+
 def test_pickled_arrays_are_never_unpickled(tmp_path):
     path = write(tmp_path, x=np.arange(5.0), bad=np.array([{}, {}, {}, {}, {}], dtype=object))
     with pytest.raises(ValueError, match="'bad' cannot be read"):
@@ -507,6 +597,30 @@ def test_fits_columns_may_be_arrays_and_undefined_integers_are_nan(tmp_path):
     assert data.context_names == ("n", "n missing")
     assert data.context[:, 1].tolist() == [1, 0, 0, 0, 0] * 10
     assert data.groups.tolist() == [0, 1] * 25
+
+
+def test_fits_numbers_that_are_undefined_are_nan_though_scaled_or_of_text(tmp_path):
+    fits = pytest.importorskip("astropy.io.fits", reason="astropy is not installed: no FITS tables")
+    stored, path = np.arange(50), str(tmp_path / "a.fits")
+    stored[::5] = -32768
+    columns = [fits.Column(name, "I", array=stored.astype(np.int16), null=-32768) for name in ("scaled", "unsigned")]
+    ids = fits.Column("id", "K", array=2**60 + np.arange(50) // 10, null=-1)
+    fits.BinTableHDU.from_columns([fits.Column("x", "E", array=np.arange(50.0)), *columns, ids]).writeto(path)
+    with fits.open(path, mode="update") as hdus:
+        hdus[1].header.update(TSCAL2=0.5, TZERO2=100, TZERO3=32768)
+    data = load(path=path, x="x", context="scaled, unsigned", group="id", missing="nan")
+    assert data.context_names == ("scaled", "unsigned", "scaled missing", "unsigned missing")
+    assert data.context[:, 2].tolist() == data.context[:, 3].tolist() == [1, 0, 0, 0, 0] * 10
+    assert data.context[1, :2].tolist() == [100.5, 32769]
+    assert data.group_names == tuple(str(2**60 + i) for i in range(5))  # none of them is undefined
+
+    texts = [fits.Column("x", "F6.2", array=np.arange(50.0)), fits.Column("n", "I4", array=np.arange(50) + 1)]
+    fits.TableHDU.from_columns(texts).writeto(path, overwrite=True)
+    content = Path(path).read_bytes()
+    assert content.count(b"  8.00   9") == 1
+    Path(path).write_bytes(content.replace(b"  8.00   9", b"  8.00    "))
+    data = load(path=path, x="x", context="n", missing="nan")
+    assert data.context[:, 1].nonzero().flatten().tolist() == [8]
 
 
 def test_fits_file_without_a_table_cut_off_or_of_something_else_is_refused_in_one_line(tmp_path):
