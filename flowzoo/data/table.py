@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -159,8 +158,8 @@ class Table:
             raise ConfigError("log and maps are of x, which is the parameters here: their map is that of their prior")
         contexts, index = stored_once(context32, groups)
         scale = default_context_map((len(given),), len(contexts))
-        x_map = _Maps("", self.log, self.maps, source, list(found)).of(x32, Standardize((len(found),)))
-        context_map = _Maps("context_", self.context_log, self.context_maps, source, list(given)).of(context32, scale)
+        x_map = self._map("", source, list(found), x32, Standardize((len(found),)))
+        context_map = self._map("context_", source, list(given), context32, scale)
         return Data(
             x=x32,
             context=contexts if given else None,
@@ -188,6 +187,40 @@ class Table:
                 notes.append(f"added {f:g} * U(0, 1) to '{labels[i]}', seed {self.seed}")
         return x
 
+    def _map(self, prefix: str, source: Source, labels: list[str], values: Tensor, scale: Bijector) -> Bijector:
+        """The map of each column on its own, then the scale of all; flags, which come last, stay.
+
+        Args:
+            prefix: of the options ``log`` and ``maps`` of the context.
+            source: the table.
+            labels: columns of x or of the context.
+            values: ``(N, D)``: all rows, because ``fit`` sees those of the training alone.
+            scale: of the columns that have labels, unfitted.
+
+        Raises:
+            ConfigError: for a column that is not here, or has both a logarithm and a map.
+            ValueError: for rows that a map does not take.
+        """
+        owner = "context" if prefix else "x"
+        logs = _positions(source, f"{prefix}log", getattr(self, f"{prefix}log"), labels, owner)
+        maps = dict[str, str]()
+        for name, text in getattr(self, f"{prefix}maps").items():
+            maps |= {labels[i]: text for i in _positions(source, f"{prefix}maps", [name], labels, owner)}
+        for i in logs:
+            if labels[i] in maps:
+                raise ConfigError(f"'{labels[i]}' is in {prefix}log and {prefix}maps; name it in one of them")
+            if bad := int((values[:, i] <= 0).sum()):
+                raise ValueError(
+                    f"column '{labels[i]}': {bad} of {len(values)} rows are <= 0, which has no logarithm. "
+                    "Declare the value that means missing, add noise to exact zeros, or take no log of it."
+                )
+        if values.shape[1] > len(labels):
+            scale = Columns(range(len(labels)), scale)
+        if logs:
+            scale = Compose(Columns(logs, Log()), scale)
+        finite = values[values.isfinite().all(1)]  # others are refused as such
+        return column_maps(f"{prefix}maps", maps, finite, labels, scale) or scale
+
     def _units(self, labels: Sequence[str]) -> tuple[str, ...]:
         """The unit of each column; ``mag`` gives that of ``mag[0]``, ``mag[1]``, ..."""
         bases = [label.split("[")[0] for label in labels]
@@ -202,52 +235,3 @@ def _positions(source: Source, option: str, names: Sequence[str], labels: list[s
             has = ", ".join(labels) or "no columns"
             raise ConfigError(f"{option} names '{label}', which is not in {owner}; {owner} has {has}")
     return [labels.index(label) for label in chosen]
-
-
-class _Maps(NamedTuple):
-    """What the options say of the maps of x, or with the prefix of the context.
-
-    Args:
-        prefix: of the options.
-        log: columns whose logarithm is taken.
-        maps: column to map, or array to that of all its columns.
-        source: the table.
-        labels: columns of x or of the context.
-    """
-
-    prefix: str
-    log: Sequence[str]
-    maps: Mapping[str, str]
-    source: Source
-    labels: list[str]
-
-    def of(self, values: Tensor, scale: Bijector) -> Bijector:
-        """The map of each column on its own, then the scale of all; flags, which come last, stay.
-
-        Args:
-            values: ``(N, D)``: all rows, because ``fit`` sees those of the training alone.
-            scale: of the columns that have labels, unfitted.
-
-        Raises:
-            ConfigError: for a column that is not here, or has both a logarithm and a map.
-            ValueError: for rows that a map does not take.
-        """
-        owner, labels = "context" if self.prefix else "x", self.labels
-        logs = _positions(self.source, f"{self.prefix}log", self.log, labels, owner)
-        maps = dict[str, str]()
-        for name, text in self.maps.items():
-            maps |= {labels[i]: text for i in _positions(self.source, f"{self.prefix}maps", [name], labels, owner)}
-        for i in logs:
-            if labels[i] in maps:
-                raise ConfigError(f"'{labels[i]}' is in {self.prefix}log and {self.prefix}maps; name it in one of them")
-            if bad := int((values[:, i] <= 0).sum()):
-                raise ValueError(
-                    f"column '{labels[i]}': {bad} of {len(values)} rows are <= 0, which has no logarithm. "
-                    "Declare the value that means missing, add noise to exact zeros, or take no log of it."
-                )
-        if values.shape[1] > len(labels):
-            scale = Columns(range(len(labels)), scale)
-        if logs:
-            scale = Compose(Columns(logs, Log()), scale)
-        finite = values[values.isfinite().all(1)]  # others are refused as such
-        return column_maps(f"{self.prefix}maps", maps, finite, labels, scale) or scale
