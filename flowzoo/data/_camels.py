@@ -52,8 +52,17 @@ class MapsFile(NamedTuple):
 # -- which files
 
 
-def find_maps(root: Path, words: Sequence[str], suite: str, subset: str) -> list[MapsFile]:
+def find_maps(
+    root: Path, words: Sequence[str], suite: str = "", subset: str = "", like: MapsFile | None = None
+) -> list[MapsFile]:
     """The file of each field in ``root``; of the only field if ``words`` is empty.
+
+    Args:
+        root: the folder.
+        words: fields, or patterns of the names of their files.
+        suite: of the files.
+        subset: as ``suite``.
+        like: whose simulations the fields of a context are of; those of events are of the simulations of the first.
 
     Raises:
         FileNotFoundError: if there is none, with those that there are.
@@ -63,21 +72,9 @@ def find_maps(root: Path, words: Sequence[str], suite: str, subset: str) -> list
     found: list[MapsFile] = []
     for word in words or ("",):
         fitting = [f for f in every if _means(word, f) and suite in ("", f.suite) and subset in ("", f.set)]
-        found.append(_only(_like(found[0], fitting) if found else fitting, every, root, word, suite, subset))
-    return found
-
-
-def find_context(root: Path, words: Sequence[str], like: MapsFile) -> list[MapsFile]:
-    """The file of each field of a context in ``root``, of the simulations of ``like``.
-
-    Raises:
-        FileNotFoundError, ConfigError: as ``find_maps``.
-    """
-    every = [MapsFile.of(path) for path in sorted(root.glob("Maps_*.npy")) if path.is_file()]
-    found = []
-    for word in words:
-        fitting = _like(like, [f for f in every if _means(word, f)])
-        found.append(_only(fitting, every, root, word, "", "", option="context_field"))
+        first = like or (found[0] if found else None)
+        option = "context_field" if like else "field"
+        found.append(_only(_like(first, fitting) if first else fitting, every, root, word, suite, subset, option))
     return found
 
 
@@ -158,7 +155,7 @@ def _only(
     word: str,
     suite: str,
     subset: str,
-    option: str = "field",
+    option: str,
 ) -> MapsFile:
     if len(found) == 1:
         return found[0]

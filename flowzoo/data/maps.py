@@ -171,8 +171,7 @@ class Maps:
         simulation = torch.from_numpy(index // per_row)
         fields = Channels(files, arrays, each("floor", self.floor, files), self.downsample, self.log)
         x = torch.empty(len(index), *fields.shape)
-        option = "noise_dex" if self.log else "noise"
-        noise = each(option, getattr(self, option), files)
+        noise = self._noise(files)
         fields.write(x, index, noise, self.seed)
         vectors = torch.from_numpy(values[:, chosen]).float()
         context: dict[str, Any] = {"context": vectors, "context_index": simulation}
@@ -244,13 +243,17 @@ class Maps:
         fields = Channels(files, channels, each("floor", self.floor, files), self.downsample, self.log)
         x = torch.empty(len(maps), *fields.shape)
         fields.write(x, np.arange(len(maps)))
-        option = "noise_dex" if self.log else "noise"
-        noise = torch.tensor(each(option, getattr(self, option), files), dtype=torch.float64)
+        noise = torch.tensor(self._noise(files), dtype=torch.float64)
         # Not by ``write``, which refuses maps that the noise would hide: one observed map may well be so smooth.
         drawn = torch.randn(
             x.shape, generator=generator(self.seed if seed is None else seed, "events"), dtype=noise.dtype
         )
         return (x + noise[:, None, None] * drawn).float()
+
+    def _noise(self, files: list[camels.MapsFile]) -> list[float]:
+        """Its standard deviation in each channel."""
+        option = "noise_dex" if self.log else "noise"
+        return each(option, getattr(self, option), files)
 
     @staticmethod
     def _by_map(per_row: int, table: Parameters) -> bool:
@@ -324,7 +327,7 @@ class Maps:
     def _image(self, events: list[camels.MapsFile], total: int) -> Channels:
         """The fields of the context, map for map beside the event's."""
         like = events[0]
-        files = camels.find_context(expanded(self.root), self.context_field, like)
+        files = camels.find_maps(expanded(self.root), self.context_field, like=like)
         camels.check_different("context_field", files)
         same = {file.path.resolve() for file in events} & {file.path.resolve() for file in files}
         if same and self.context_downsample <= self.downsample:
