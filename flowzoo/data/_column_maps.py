@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flowzoo.bijectors import Bijector, Columns, Compose, Log, Logit, SoftLog, Standardize, Tanh
 from flowzoo.config import ConfigError
+from flowzoo.data._options import pairs
 
 # name: how it is written, how many numbers it may have, how it is made
 _KINDS: dict[str, tuple[str, tuple[int, ...], Callable[..., Bijector]]] = {
@@ -27,26 +28,12 @@ class DefaultScale(Standardize):
 
 
 def map_pairs(value: Any) -> Any:
-    """A mapping from a mapping, or from text; a comma within brackets does not end a pair.
-
-    >>> map_pairs("Z=log10, fHI: logit(0, 1)")
-    {'Z': 'log10', 'fHI': 'logit(0, 1)'}
-    """
+    """As ``pairs``, of columns and maps."""
     if isinstance(value, Mapping):
         for name, text in value.items():
             if text is None:  # what YAML makes of {f: logit(0, 1)}
                 raise ValueError(f"'{name}' has no map; within {{...}} write spaces between numbers, or quotes")
-    if not isinstance(value, str):
-        return {} if value is None else value
-    found = {}
-    for part in re.split(r",(?![^(]*\))", value.strip().strip("{}")):
-        if not part.strip():
-            continue
-        name, sign, text = part.rpartition("=" if "=" in part else ":")
-        if not sign:
-            raise ValueError(f"expected column=map, with commas between several; got '{part.strip()}'")
-        found[name.strip()] = text.strip()
-    return found
+    return pairs(value)
 
 
 ColumnMaps = Annotated[dict[str, str], BeforeValidator(map_pairs)]

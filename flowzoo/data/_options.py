@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -29,19 +30,21 @@ def words(value: Any) -> tuple[str, ...]:
 
 
 def pairs(value: Any) -> Any:
-    """A mapping from a mapping, or from text such as ``"sfr=1e-3, z: 0.01"``.
+    """A mapping from a mapping, or from text; a comma within brackets does not end a pair.
 
-    >>> pairs("sfr=1e-3, z: 0.01")
-    {'sfr': '1e-3', 'z': '0.01'}
+    >>> pairs("sfr=1e-3, z: 0.01"), pairs("Z=log10, fHI: logit(0, 1)")
+    ({'sfr': '1e-3', 'z': '0.01'}, {'Z': 'log10', 'fHI': 'logit(0, 1)'})
     """
     if not isinstance(value, str):
         return {} if value is None else value
     found = {}
-    for part in listed(value.strip().strip("{}")):
+    for part in re.split(r",(?![^(]*\))", value.strip().strip("{}")):
+        if not part.strip():
+            continue
         # The last colon only, because a name may be a range: cells[0:3].
         name, sign, amount = part.rpartition("=" if "=" in part else ":")
         if not sign:
-            raise ValueError(f"expected column=value, with commas between several; got '{part}'")
+            raise ValueError(f"expected column=value, with commas between several; got '{part.strip()}'")
         found[name.strip()] = amount.strip()
     return found
 
