@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowzoo.config import ConfigError
-from flowzoo.data._readers import ENDINGS, Lazy, Source, expanded, open_table, shape_of
+from flowzoo.data._lazy import Lazy, shape_of
+from flowzoo.data._readers import ENDINGS, Source, expanded, open_table
 from flowzoo.data._values import check_labels, numbers, numeric, texts
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from flowzoo.data._lazy import Lazy
-from flowzoo.data._numpy_files import unreadable
-from flowzoo.registry import MissingDependency
+from flowzoo.data._numpy_files import missing_reader, unreadable
 
 
 @contextmanager
@@ -26,9 +25,7 @@ def open_fits(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
         from astropy.io import fits
     except ImportError:
-        raise MissingDependency(
-            f"reading {file.suffix} files needs astropy, which is not installed: pip install 'flowzoo[fits]'"
-        ) from None
+        raise missing_reader(file, "astropy", "fits") from None
 
     try:
         with _whole():

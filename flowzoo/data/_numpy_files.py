@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from flowzoo.data._lazy import Lazy
+from flowzoo.registry import MissingDependency
 
 Header = tuple[tuple[int, ...], bool, np.dtype]  # shape, order and dtype
 
@@ -26,6 +27,13 @@ def short(error: BaseException) -> str:
 def unreadable(file: Path, error: BaseException) -> ValueError:
     """That a file is not what its ending says."""
     return ValueError(f"{file}: not a readable {file.suffix} file ({short(error)})")
+
+
+def missing_reader(file: Path, package: str, extra: str) -> MissingDependency:
+    """That the package which reads such a file is not there."""
+    return MissingDependency(
+        f"reading {file.suffix} files needs {package}, which is not installed: pip install 'flowzoo[{extra}]'"
+    )
 
 
 def load_npy(file: Path) -> np.ndarray:

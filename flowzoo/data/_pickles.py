@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from flowzoo.data._numpy_files import short
+
 
 class RefusedPickle(ValueError):
     """A pickle asks for something that plain arrays do not need."""
@@ -180,5 +182,4 @@ def read_pickle(file: Path) -> Any:
         except RefusedPickle as error:
             raise RefusedPickle(f"{file}: {error}") from None
         except Exception as error:  # what a torn pickle raises depends on the byte at which it is torn
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ValueError(f"{file}: not a readable pickle ({reason})") from None
+            raise ValueError(f"{file}: not a readable pickle ({short(error)})") from None

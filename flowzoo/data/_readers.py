@@ -16,9 +16,9 @@ import numpy as np
 
 from flowzoo.config import ConfigError
 from flowzoo.data._fits_files import open_fits
-from flowzoo.data._lazy import Lazy as Lazy
+from flowzoo.data._lazy import Lazy
 from flowzoo.data._lazy import shape_of as shape_of
-from flowzoo.data._numpy_files import load_npy, open_npz, short, unreadable
+from flowzoo.data._numpy_files import load_npy, missing_reader, open_npz, short, unreadable
 from flowzoo.registry import MissingDependency
 
 
@@ -209,7 +209,7 @@ def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise _missing(file, "pyarrow", "parquet") from None
+        raise missing_reader(file, "pyarrow", "parquet") from None
     try:
         table = parquet.ParquetFile(file)
     except Exception as error:
@@ -229,7 +229,7 @@ def _hdf5(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
         import h5py
     except ImportError:
-        raise _missing(file, "h5py", "hdf5") from None
+        raise missing_reader(file, "h5py", "hdf5") from None
     try:
         handle = h5py.File(file, "r")
     except Exception as error:
@@ -277,9 +277,3 @@ def _plain(series: Any) -> np.ndarray:
     if types.is_integer_dtype(series.dtype) and not series.isna().any():  # float64 would merge ids beyond 2^53
         return np.asarray(series.to_numpy(dtype=series.dtype.numpy_dtype))
     return np.asarray(series.to_numpy(dtype=float, na_value=np.nan))
-
-
-def _missing(file: Path, package: str, extra: str) -> MissingDependency:
-    return MissingDependency(
-        f"reading {file.suffix} files needs {package}, which is not installed: pip install 'flowzoo[{extra}]'"
-    )

@@ -12,6 +12,7 @@ import numpy as np
 from flowzoo.config import ConfigError
 from flowzoo.data._data import Data
 from flowzoo.data._levels import ByteImages
+from flowzoo.data._numpy_files import unreadable
 from flowzoo.data._readers import expanded
 from flowzoo.registry import DATASETS
 
@@ -100,7 +101,7 @@ def _read_idx(file: Path, rank: int) -> np.ndarray:
     try:
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file}: not a readable .gz file ({' '.join(str(error).split())})") from None
+        raise unreadable(file, error) from None
     head = 4 * (rank + 1)
     if len(raw) < head:
         raise ValueError(f"{file}: expected a header of {head} bytes; the file has {len(raw)}: empty or torn")
