@@ -103,7 +103,7 @@ class Source:
         counts = Counter(shape[0] for shape in shapes.values())
         rows = self._rows[0] if self._rows else max(counts, key=lambda n: (counts[n], n), default=0)
         own = [n if len(s) == 1 else f"{n}[0:{s[1]}]" for n, s in shapes.items() if s[0] == rows]
-        return ", ".join(own) or "none"
+        return ", ".join(f'"{name}"' if "," in name else name for name in own) or "none"
 
 
 def expanded(path: str) -> Path:
@@ -207,9 +207,13 @@ def _separator(file: Path, header: str) -> str:
 @contextmanager
 def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
+        import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError:
         raise missing_reader(file, "pyarrow", "parquet") from None
+    import pandas as pd
+
+    flags = {arrow.bool_(): pd.BooleanDtype()}
     try:
         table = parquet.ParquetFile(file)
     except Exception as error:
@@ -218,8 +222,10 @@ def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
         names, rows = table.schema_arrow.names, table.metadata.num_rows
 
         def read(name: str) -> np.ndarray:
-            # Without what pandas wrote of itself, by which some columns would be an index and not there.
-            return _plain(table.read(columns=[_once(name, names)]).to_pandas(ignore_metadata=True)[name])
+            column = table.read(columns=[_once(name, names)]).column(0)  # pandas would not find those of its index
+            if arrow.types.is_decimal(column.type):
+                column = column.cast("float64" if column.type.scale else "int64")
+            return _plain(column.to_pandas(types_mapper=flags.get))
 
         yield Lazy(names, read, lambda name: (rows,))
 
@@ -265,15 +271,17 @@ TABLES = (".csv", ".tsv", ".ecsv", ".parquet")  # files of columns alone, in whi
 
 
 def _plain(series: Any) -> np.ndarray:
-    """A pandas column as numpy: numbers stay numbers, with NaN where pandas has NA; all else is objects."""
+    """A pandas column as numpy: numbers and flags, as floats with NaN where some are gone; all else is objects."""
     from pandas.api import types
 
     if not types.is_numeric_dtype(series.dtype):
         # pandas' own NA cannot even be compared.
         na = {} if isinstance(series.dtype, np.dtype) else {"na_value": np.nan}
-        return np.asarray(series.to_numpy(dtype=object, **na))
+        values = np.asarray(series.to_numpy(dtype=object, **na))
+        gaps = all(cell is None or isinstance(cell, bool | float) for cell in values)  # flags, some of them gone
+        return values.astype(np.float64) if gaps else values
     if isinstance(series.dtype, np.dtype):
         return np.asarray(series.to_numpy())
-    if types.is_integer_dtype(series.dtype) and not series.isna().any():  # float64 would merge ids beyond 2^53
+    if not types.is_float_dtype(series.dtype) and not series.isna().any():  # float64 would merge ids beyond 2^53
         return np.asarray(series.to_numpy(dtype=series.dtype.numpy_dtype))
     return np.asarray(series.to_numpy(dtype=float, na_value=np.nan))

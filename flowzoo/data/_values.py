@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import Decimal
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,18 +12,15 @@ from torch import Tensor
 
 from flowzoo.config import ConfigError
 
-_NUMBERS = (Real, Decimal, np.bool_)
 _PARTS = {"0": 0, "1": 1, "2": 2, "train": 0, "validation": 1, "val": 1, "valid": 1, "test": 2}
 
 
 def numeric(column: np.ndarray, label: str) -> np.ndarray:
-    """The column, if it holds numbers; objects that are numbers, decimals or flags as float64, None as NaN.
+    """The column, if it holds numbers.
 
     Raises:
         ConfigError: if not, with the first cell that is none, its row counted from 1, and how many there are.
     """
-    if column.dtype.kind == "O" and all(cell is None or isinstance(cell, _NUMBERS) for cell in column):
-        return column.astype(np.float64)
     if column.dtype.kind not in "biuf":
         cells = column.tolist()
         bad = [i for i, cell in enumerate(cells) if not (cell is None or is_number(cell))]

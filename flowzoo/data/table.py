@@ -21,7 +21,7 @@ from flowzoo.data._drawn import other_prior
 from flowzoo.data._missing import filled, flag_of, is_missing
 from flowzoo.data._options import Amounts, Labels, Sentinels, Words, sentinels, words
 from flowzoo.data._readers import Source, open_table
-from flowzoo.data._values import factorise, numeric, parts, single
+from flowzoo.data._values import factorise, numbers, parts, single
 from flowzoo.registry import DATASETS
 from flowzoo.seeding import generator
 
@@ -118,9 +118,8 @@ class Table:
         if rows == 0:
             raise ValueError(f"{self.path} has no rows")
 
-        read = {label: numeric(column, label) for label, column in (found | given).items()}
-        raw = {label: column.astype(np.float64) for label, column in read.items()}
-        gone = {label: is_missing(column, self.missing) for label, column in read.items()}
+        raw = {label: numbers(column, label) for label, column in (found | given).items()}
+        gone = {label: is_missing(column, self.missing) for label, column in (found | given).items()}
         keep = np.ones(rows, dtype=bool)
         theta = side_of_theta(self.prior, list(found), list(given))
         needed = found if self.prior is None or theta == "event" else found | given

@@ -507,11 +507,15 @@ def test_index_of_pandas_is_a_column_of_its_parquet(tmp_path):
 
 def test_decimals_and_flags_with_gaps_are_numbers(tmp_path):
     pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: no parquet")
-    table = pa.table({"a": [Decimal("1.25"), Decimal("2.5"), Decimal("-3.75")], "flag": [True, None, False]})
+    ids = [Decimal(2**60), Decimal(2**60 + 1), Decimal(2**60 + 2)]
+    table = pa.table({"a": [Decimal("1.25"), Decimal("2.5"), Decimal("-3.75")], "flag": [True, None, False], "id": ids})
     pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "a.parquet")
-    data = load(path=str(tmp_path / "a.parquet"), x="a", context="flag", missing="nan")
+    data = load(path=str(tmp_path / "a.parquet"), x="a", context="flag", group="id", missing="nan")
     assert data.x[:, 0].tolist() == [1.25, 2.5, -3.75]
     assert data.context.tolist() == [[1, 0], [0.5, 1], [0, 0]]
+    assert data.group_names == tuple(map(str, ids))
+    (tmp_path / "a.csv").write_text("a,flag\n1,True\n2,\n3,False\n")
+    assert torch.equal(load(path=str(tmp_path / "a.csv"), x="a", context="flag", missing="nan").context, data.context)
 
 
 def test_cells_that_are_no_numbers_are_called_what_they_are(tmp_path):
@@ -573,6 +577,13 @@ def test_missing_file_and_unknown_ending_are_refused(tmp_path):
         load(path="nowhere/a.npz", x="x")
     with pytest.raises(ValueError, match=r"unknown ending '.root'; known are .npz, .csv, .tsv, .ecsv, .parquet, .h5, "):
         load(path="a.root", x="x")
+
+
+def test_name_with_a_comma_is_listed_in_quotes_and_asked_for_in_a_list(tmp_path):
+    (tmp_path / "a.csv").write_text('"x,y",z\n1,2\n3,4\n')
+    assert load(path=str(tmp_path / "a.csv"), x=["x,y"]).names == ("x,y",)
+    with pytest.raises(ConfigError, match=r"has no column 'x': its columns are \"x,y\", z"):
+        load(path=str(tmp_path / "a.csv"), x="x,y")
 
 
 def test_name_with_semicolons_does_not_tear_a_csv(tmp_path):
