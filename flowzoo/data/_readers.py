@@ -129,6 +129,8 @@ def open_table(path: str) -> Iterator[Source]:
     """
     file = expanded(path)
     reader = _READERS.get(file.suffix.lower())
+    if reader is None and file.is_dir():
+        raise ValueError(f"{path} is a folder; give a file, whose name ends in {', '.join(_READERS)}")
     if reader is None:
         raise ValueError(f"{path}: unknown ending '{file.suffix}'; known are {', '.join(_READERS)}")
     if not file.is_file():

@@ -575,6 +575,8 @@ def test_csv_without_rows_is_refused(tmp_path):
 def test_missing_file_and_unknown_ending_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: nowhere/a\.npz"):
         load(path="nowhere/a.npz", x="x")
+    with pytest.raises(ValueError, match=r"is a folder; give a file, whose name ends in \.npz, "):
+        Table(path=str(tmp_path), x="a").load()
     with pytest.raises(ValueError, match=r"unknown ending '.root'; known are .npz, .csv, .tsv, .ecsv, .parquet, .h5, "):
         load(path="a.root", x="x")
 

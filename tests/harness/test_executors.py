@@ -280,7 +280,7 @@ def test_no_worker_outlives_a_bench_that_is_told_to_end(how: signal.Signals, wor
             *(sys.executable, "-m", "flowzoo.cli", "bench", "--models", "maf", "--data", "two_moons"),
             *("--seeds", ",".join(map(str, range(workers))), "--executor", "local", "--workers", str(workers)),
             *(*options, "--set", "bench.baseline=false", "--device", "cpu", "--steps", "100000"),
-            *("--set", "train.checkpoint_every=200", "--set", "train.patience=0", "--out", "run"),
+            *("--set", "train.checkpoint_every=1000", "--set", "train.patience=0", "--out", "run"),
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -293,6 +293,7 @@ def test_no_worker_outlives_a_bench_that_is_told_to_end(how: signal.Signals, wor
     until(lambda: all(state.exists() for state in states) or bench.poll() is not None)
     pids = [until(lambda name=name: worker_at(name)) for name in names]
     assert bench.pid not in pids
+    time.sleep(0.2)  # to be well between the first checkpoint, which is there, and the second
     sent = time.monotonic()
     bench.send_signal(how)
     _, said = bench.communicate(timeout=60)
@@ -308,8 +309,8 @@ def test_no_worker_outlives_a_bench_that_is_told_to_end(how: signal.Signals, wor
             assert (bench.returncode, said) == (130, "interrupted; the same command goes on from here\n")
         case signal.SIGKILL:
             assert "Traceback" not in said
-    # A checkpoint on request: the steps of a schedule alone are multiples of 200.
-    assert any(step % 200 for step in reached)
+    # A checkpoint on request: the steps of a schedule alone are multiples of 1000.
+    assert any(step % 1000 for step in reached)
 
 
 def test_fault_that_is_none_of_a_cell_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
