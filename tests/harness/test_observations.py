@@ -76,7 +76,7 @@ def test_tables_without_rows(tmp_path: Path, content: str):
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(ConfigError, match=r"a\.csv"):
         read_observations(tmp_path / "a.csv", (1,), ("x",), PARAMETERS)
-    with pytest.raises(ConfigError, match="unknown ending"):
+    with pytest.raises(ConfigError, match="is a folder; give a file"):
         read_observations(tmp_path, (1,), ("x",), PARAMETERS)
 
 
