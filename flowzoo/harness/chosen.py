@@ -70,10 +70,9 @@ def _of_run(run: Path, wanted: str | None) -> tuple[Path, str]:
             f"give one file, such as {held[0].path}"
         )
     taken = "" if wanted else _taken(run)
-    wanted = wanted or (taken if taken in models else None)
-    able = [each for each in held if wanted in (None, each.model)]
+    able = [each for each in held if each.model == (wanted or taken)] or held
     best = min(able)
-    reasons = [f"{taken} is what the verdict of the run takes"] if wanted and wanted == taken else []
+    reasons = [f"{taken} is what the verdict of the run takes"] if best.model == taken else []
     if len(able) > 1:
         # Other folds are validated on other groups.
         rivals = sum(each.fold == best.fold for each in able)
